@@ -1,0 +1,45 @@
+// Header names that the two halves agree on, and the allow-lists by which headers pass a door. Everything that is not listed is dropped.
+
+export const HEADER = {
+  /** The edge's signature over the request, see signature.ts. */
+  signature: 'x-warmpath-signature',
+  /** The tenant that the edge authenticated; trusted only below a valid signature. */
+  tenant: 'x-warmpath-tenant',
+  /** Names the routing decision: `warmpath why <id>` explains it. */
+  decision: 'x-warmpath-decision',
+  /** Why a request was refused: the `reason` of a Rejection. */
+  reason: 'x-warmpath-reason',
+  requestId: 'x-request-id',
+} as const
+
+/** What a caller may send through the edge to the router. */
+export const EDGE_FORWARDED_HEADERS = [
+  'accept',
+  'traceparent',
+  'tracestate',
+  'openai-beta',
+  'anthropic-version',
+  'anthropic-beta',
+  'x-stainless-retry-count',
+] as const
+
+/** What the router passes on to an engine, besides those it makes itself. */
+export const ENGINE_FORWARDED_HEADERS = ['accept', 'traceparent', 'tracestate'] as const
+
+/** What a caller gets to see of the answer's headers. */
+export const ANSWER_HEADERS = [
+  'content-type',
+  'retry-after',
+  'retry-after-ms',
+  'x-should-retry',
+  HEADER.requestId,
+  HEADER.decision,
+  HEADER.reason,
+] as const
+
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
+
+/** The caller's request id if it is one that may stand in logs and headers, else undefined. */
+export function acceptableRequestId(value: string | null | undefined): string | undefined {
+  return value && REQUEST_ID.test(value) ? value : undefined
+}

@@ -1,0 +1,27 @@
+// Two projects in one command: everything that runs in Node, and the edge inside workerd.
+import { fileURLToPath } from 'node:url'
+import { cloudflareTest } from '@cloudflare/vitest-plugin'
+import { defineConfig } from 'vitest/config'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+export default defineConfig({
+  root,
+  test: {
+    reporters: ['default', './test/reporter.ts'],
+    projects: [
+      {
+        test: {
+          name: 'node',
+          include: ['test/{shared,cluster,contract,e2e}/**/*.test.ts'],
+          testTimeout: 20_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        plugins: [cloudflareTest({ wrangler: { configPath: './wrangler.toml' } })],
+        test: { name: 'workerd', include: ['test/edge/**/*.test.ts'], testTimeout: 20_000 },
+      },
+    ],
+  },
+})
