@@ -1,0 +1,298 @@
+// The router's configuration: defaults, then a YAML file, then environment and flags. Read once into one frozen value;
+// every error names the place and what was expected there.
+import { readFileSync } from 'node:fs'
+import * as v from 'valibot'
+import { isNode, LineCounter, parseDocument } from 'yaml'
+import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
+import { type Endpoint, endpointIdOf } from './endpoints/endpoint.ts'
+import {
+  FILTERS,
+  type FilterName,
+  PICKERS,
+  type PickerName,
+  type ProfileConfig,
+  SCORERS,
+  type ScorerName,
+} from './scheduling/profile.ts'
+
+/** A mistake of the user's: one line that names the thing and the fix, without a stack. */
+export class UserError extends Error {}
+
+const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1))
+const count = v.pipe(v.number(), v.integer(), v.minValue(0))
+const port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535))
+const labels = v.record(v.string(), v.string())
+const origin = v.pipe(
+  v.string(),
+  v.check((text) => originOf(text) !== undefined, 'expected an URL like http://10.0.0.7:8000, without a path'),
+)
+
+const namesOf = <T extends object>(table: T): [keyof T & string, ...(keyof T & string)[]] =>
+  Object.keys(table) as [keyof T & string, ...(keyof T & string)[]]
+
+const ConfigFile = v.strictObject({
+  host: v.optional(v.string()),
+  port: v.optional(port),
+  admin: v.optional(v.strictObject({ host: v.optional(v.string()), port: v.optional(port) })),
+  logLevel: v.optional(v.picklist(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])),
+  edgeKeys: v.optional(v.string()),
+  allowUnsigned: v.optional(v.boolean()),
+  endpoints: v.optional(
+    v.array(
+      v.strictObject({
+        url: origin,
+        role: v.optional(v.picklist(['prefill', 'decode', 'both'])),
+        labels: v.optional(labels),
+        apiKey: v.optional(v.string()),
+        ca: v.optional(v.string()),
+        events: v.optional(v.string()),
+        replay: v.optional(v.string()),
+      }),
+    ),
+  ),
+  filters: v.optional(
+    v.array(
+      v.strictObject({
+        name: v.picklist(namesOf(FILTERS)),
+        enabled: v.optional(v.boolean()),
+        labels: v.optional(labels),
+      }),
+    ),
+  ),
+  scorers: v.optional(
+    v.array(
+      v.strictObject({
+        name: v.picklist(namesOf(SCORERS)),
+        enabled: v.optional(v.boolean()),
+        weight: v.pipe(v.number(), v.minValue(0)),
+      }),
+    ),
+  ),
+  picker: v.optional(v.picklist(namesOf(PICKERS))),
+  seed: v.optional(v.pipe(v.number(), v.integer())),
+  limits: v.optional(
+    v.strictObject({
+      inFlight: v.optional(v.pipe(count, v.minValue(1)), 4_096),
+      waiting: v.optional(count, 1_024),
+      waitMs: v.optional(milliseconds, 10_000),
+      bodyBytes: v.optional(v.pipe(count, v.minValue(1)), 8 * 1024 * 1024),
+    }),
+    {},
+  ),
+  timeouts: v.optional(
+    v.strictObject({
+      headerMs: v.optional(milliseconds, 30_000),
+      firstByteMs: v.optional(milliseconds, 600_000),
+      idleMs: v.optional(milliseconds, 120_000),
+      totalMs: v.optional(milliseconds, 3_600_000),
+      drainMs: v.optional(milliseconds, 30_000),
+    }),
+    {},
+  ),
+})
+type ConfigFile = v.InferOutput<typeof ConfigFile>
+
+export type RouterConfig = {
+  readonly host: string
+  readonly port: number
+  readonly admin: { readonly host: string; readonly port: number }
+  readonly logLevel: string
+  readonly edgeKeys: KeyRing | undefined
+  readonly allowUnsigned: boolean
+  readonly endpoints: readonly Endpoint[]
+  readonly profile: ProfileConfig
+  readonly seed: number | undefined
+  readonly limits: {
+    readonly inFlight: number
+    readonly waiting: number
+    readonly waitMs: number
+    readonly bodyBytes: number
+  }
+  readonly timeouts: {
+    /** For a caller to send its head; twice that for head and body. */
+    readonly headerMs: number
+    readonly firstByteMs: number
+    readonly idleMs: number
+    readonly totalMs: number
+    /** For requests in flight after SIGTERM. */
+    readonly drainMs: number
+  }
+}
+
+/** What flags and environment may say; it stands above the file. */
+export type RouterOverrides = {
+  readonly host?: string | undefined
+  readonly port?: number | undefined
+  readonly adminHost?: string | undefined
+  readonly adminPort?: number | undefined
+  readonly logLevel?: string | undefined
+  readonly edgeKeys?: string | undefined
+  readonly allowUnsigned?: boolean | undefined
+  readonly endpoints?: readonly string[] | undefined
+  readonly seed?: number | undefined
+  /** The pod's own address: listened on where no host is given. */
+  readonly podIp?: string | undefined
+}
+
+const DEFAULT_PROFILE: ProfileConfig = {
+  filters: [{ name: 'decode' }],
+  scorers: [
+    { name: 'load-scorer', weight: 0.4 },
+    { name: 'queue-depth', weight: 0.3 },
+    { name: 'active-requests', weight: 0.1 },
+    { name: 'kv-usage', weight: 0.2 },
+  ],
+  picker: 'max-score',
+}
+
+/** Reads the file, if one is named, and settles what flags and environment leave open. Throws UserError. */
+export function loadRouterConfig(file: string | undefined, over: RouterOverrides): RouterConfig {
+  return settle(file === undefined ? v.parse(ConfigFile, {}) : readConfigFile(file), over)
+}
+
+function readConfigFile(file: string): ConfigFile {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new UserError(`cannot read the configuration ${file}: ${(error as NodeJS.ErrnoException).code}`)
+  }
+  return parseConfigText(text, file)
+}
+
+/** Parses the text of a configuration file; `file` only names it in errors. Throws UserError. */
+export function parseConfigText(text: string, file: string): ConfigFile {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines })
+  const [syntaxError] = document.errors
+  if (syntaxError) {
+    const what = firstLine(syntaxError.message).replace(/ at line \d+, column \d+:$/, '')
+    throw new UserError(`${file}:${syntaxError.linePos?.[0].line ?? 1}: ${what}`)
+  }
+  const content: unknown = document.toJS() ?? {}
+  if (Array.isArray(content) || typeof content !== 'object') {
+    throw new UserError(`${file}:1: the file: expected settings by name, like \`port: 8000\``)
+  }
+  const parsed = v.safeParse(ConfigFile, content)
+  if (parsed.success) return parsed.output
+  const [issue] = parsed.issues
+  const path = (issue.path ?? []).map((step) => step.key as string | number)
+  // An unknown key has no value to point at: the object that holds it has.
+  const node = document.getIn(path, true) ?? document.getIn(path.slice(0, -1), true)
+  const offset = isNode(node) ? node.range?.[0] : undefined
+  const line = offset === undefined ? 1 : lines.linePos(offset).line
+  throw new UserError(`${file}:${line}: ${pathInWords(path)}: ${expectation(issue)}`)
+}
+
+function expectation(issue: v.BaseIssue<unknown>): string {
+  if (issue.type === 'check') return issue.message
+  if (issue.type === 'strict_object' && issue.expected === 'never') return 'there is no such setting'
+  if (issue.type === 'strict_object' && issue.received === 'undefined') return 'is missing'
+  const expected = (issue.expected ?? issue.message).replaceAll(/[()"]/g, '').replaceAll(' | ', ', ')
+  return `expected ${issue.type === 'picklist' ? `one of ${expected}` : expected}, got ${issue.received}`
+}
+
+function pathInWords(path: readonly (string | number)[]): string {
+  if (path.length === 0) return 'the file'
+  return path.map((step, depth) => (typeof step === 'number' ? `[${step}]` : depth === 0 ? step : `.${step}`)).join('')
+}
+
+function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
+  const host = over.host ?? file.host ?? over.podIp ?? '127.0.0.1'
+  const keysText = over.edgeKeys ?? file.edgeKeys
+  const edgeKeys = keysText === undefined || keysText === '' ? undefined : readKeys(keysText)
+  const allowUnsigned = over.allowUnsigned ?? file.allowUnsigned ?? false
+  if (!edgeKeys && !allowUnsigned && !isLoopback(host)) {
+    throw new UserError(
+      `the router would take requests from anybody on ${host}: set EDGE_SIGNING_KEYS (the edge's id:secret), or say --allow-unsigned`,
+    )
+  }
+  const rows = over.endpoints?.length ? over.endpoints.map((url) => ({ url })) : (file.endpoints ?? [])
+  const config: RouterConfig = {
+    host,
+    port: over.port ?? file.port ?? 8000,
+    admin: {
+      host: over.adminHost ?? file.admin?.host ?? '127.0.0.1',
+      port: over.adminPort ?? file.admin?.port ?? 8081,
+    },
+    logLevel: over.logLevel ?? file.logLevel ?? 'info',
+    edgeKeys,
+    allowUnsigned,
+    endpoints: rows.map(toEndpoint),
+    profile: profileOf(file),
+    seed: over.seed ?? file.seed,
+    limits: file.limits,
+    timeouts: file.timeouts,
+  }
+  const twice = config.endpoints.find(
+    ({ id }, index) => config.endpoints.findIndex((other) => other.id === id) !== index,
+  )
+  if (twice) throw new UserError(`endpoint ${twice.id} is listed twice`)
+  if (config.endpoints.length === 0) {
+    throw new UserError(
+      'no endpoints: name the vLLM servers with --endpoint http://host:port or under endpoints: in --config',
+    )
+  }
+  return Object.freeze(config)
+}
+
+function profileOf(file: ConfigFile): ProfileConfig {
+  const enabled = (row: { readonly enabled?: boolean | undefined }): boolean => row.enabled !== false
+  const filters = file.filters?.filter(enabled).map(({ name, labels }) => ({ name: name as FilterName, labels }))
+  const scorers = file.scorers?.filter(enabled).map(({ name, weight }) => ({ name: name as ScorerName, weight }))
+  return {
+    filters: filters ?? DEFAULT_PROFILE.filters,
+    scorers: scorers ?? DEFAULT_PROFILE.scorers,
+    picker: (file.picker as PickerName | undefined) ?? DEFAULT_PROFILE.picker,
+  }
+}
+
+type EndpointRow = NonNullable<ConfigFile['endpoints']>[number]
+
+function toEndpoint({ url, role, labels, apiKey, ca, events, replay }: EndpointRow): Endpoint {
+  const parsed = originOf(url)
+  if (!parsed) throw new UserError(`${url} is no endpoint: expected an URL like http://10.0.0.7:8000, without a path`)
+  return Object.freeze({
+    id: endpointIdOf(parsed),
+    origin: parsed.origin,
+    role: role ?? 'both',
+    labels: labels ?? {},
+    ...(apiKey === undefined ? {} : { apiKey }),
+    ...(ca === undefined ? {} : { ca: readCa(ca) }),
+    ...(events === undefined ? {} : { events }),
+    ...(replay === undefined ? {} : { replay }),
+  })
+}
+
+/** A PEM itself, or a file that holds one. */
+function readCa(ca: string): string {
+  if (ca.includes('-----BEGIN')) return ca
+  try {
+    return readFileSync(ca, 'utf8')
+  } catch (error) {
+    throw new UserError(`cannot read the certificate authority ${ca}: ${(error as NodeJS.ErrnoException).code}`)
+  }
+}
+
+function originOf(text: string): URL | undefined {
+  if (!URL.canParse(text)) return undefined
+  const url = new URL(text)
+  const bare = url.pathname === '/' && url.search === '' && url.hash === '' && url.username === ''
+  return bare && (url.protocol === 'http:' || url.protocol === 'https:') ? url : undefined
+}
+
+function readKeys(text: string): KeyRing {
+  try {
+    return parseKeyRing(text)
+  } catch (error) {
+    throw new UserError(`EDGE_SIGNING_KEYS: ${(error as Error).message}`)
+  }
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || host.startsWith('127.')
+}
+
+function firstLine(text: string): string {
+  return text.split('\n')[0] ?? text
+}

@@ -1,0 +1,44 @@
+// The only place that orders the steps of a decision: context, profiles, verdict. Pure: what it needs of the world comes
+// in as values, and what it decided can be explained from what it returns.
+import type { Rejection } from '../../shared/rejection.ts'
+import type { EndpointView } from '../endpoints/endpoint.ts'
+import { runProfile } from '../scheduling/profile.ts'
+import type { Profile, ProfileRun, SchedulingContext, SchedulingRequest } from '../scheduling/types.ts'
+
+export type Profiles = { readonly decode: Profile }
+
+export type Decision = {
+  readonly decode: ProfileRun
+  /** Set when no endpoint was chosen. */
+  readonly rejection: Rejection | undefined
+}
+
+/** Seconds after which a pool without an available endpoint is worth another try: probes run each second. */
+const NO_ENDPOINT_RETRY_SECONDS = 2
+
+/** Places a request. `random` is uniform in [0, 1). */
+export function decide(
+  profiles: Profiles,
+  request: SchedulingRequest,
+  endpoints: readonly EndpointView[],
+  random: () => number,
+): Decision {
+  const context: SchedulingContext = { request, endpoints, random }
+  const decode = runProfile(profiles.decode, context)
+  return { decode, rejection: decode.chosen ? undefined : nobody(context) }
+}
+
+function nobody({ request, endpoints }: SchedulingContext): Rejection {
+  const answered = endpoints.filter(({ models }) => models !== undefined)
+  const serving = answered.filter(({ models }) => models?.includes(request.model))
+  if (answered.length > 0 && serving.length === 0) {
+    const served = [...new Set(answered.flatMap(({ models }) => models ?? []))].slice(0, 20)
+    const message = `The model \`${request.model}\` does not exist. Models served here: ${served.join(', ')}.`
+    return { reason: 'model-not-found', message, param: 'model' }
+  }
+  const message =
+    answered.length === 0
+      ? 'None of the engines has answered yet.'
+      : `None of the ${serving.length} engines that serve \`${request.model}\` can take a request now.`
+  return { reason: 'no-endpoint', message, retryAfterSeconds: NO_ENDPOINT_RETRY_SECONDS }
+}

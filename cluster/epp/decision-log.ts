@@ -1,0 +1,104 @@
+// Remembers recent decisions for `why`, in a ring bounded by bytes.
+import type { Dialect } from '../../shared/dialect.ts'
+import type { Rejection } from '../../shared/rejection.ts'
+import type { EndpointId } from '../endpoints/endpoint.ts'
+import type { Candidate, ProfileRun } from '../scheduling/types.ts'
+
+export const LOG_BYTES_MAX = 32 * 1024 * 1024
+export const CANDIDATES_MAX = 32
+
+/** Upper estimates of what a record holds on the heap; a test holds them against V8's own count. */
+const RECORD_BYTES = 1_100
+const CANDIDATE_BYTES = 460
+const CHAR_BYTES = 2
+
+export type Attempt = {
+  readonly endpoint: EndpointId
+  /** In words: `answered 200`, `connection refused`. */
+  outcome: string
+  readonly startedAtMs: number
+  endedAtMs: number | undefined
+}
+
+export type Usage = {
+  readonly promptTokens: number
+  readonly completionTokens: number
+  /** Undefined when the engine did not say. */
+  readonly cachedTokens: number | undefined
+}
+
+/** A decision and what became of it. The exchange writes into it while it goes on. */
+export type DecisionRecord = {
+  readonly id: string
+  readonly atEpochMs: number
+  readonly startedAtMs: number
+  readonly requestId: string
+  readonly tenant: string | undefined
+  readonly dialect: Dialect
+  readonly model: string
+  readonly stream: boolean
+  readonly promptTokensEstimate: number
+  /** Time in the line before admission. */
+  waitedMs: number
+  decideMs: number
+  run: ProfileRun | undefined
+  /** How many candidates there were, of which at most CANDIDATES_MAX are kept. */
+  candidatesTotal: number
+  rejection: Rejection | undefined
+  readonly attempts: Attempt[]
+  firstByteAtMs: number | undefined
+  endedAtMs: number | undefined
+  /** In words, when it is over. */
+  outcome: string | undefined
+  usage: Usage | undefined
+}
+
+export type DecisionLog = {
+  readonly add: (record: DecisionRecord) => void
+  readonly find: (id: string) => DecisionRecord | undefined
+  /** Newest first. */
+  readonly newest: (count: number) => readonly DecisionRecord[]
+  readonly size: () => { readonly records: number; readonly bytes: number }
+}
+
+export function createDecisionLog(bytesMax = LOG_BYTES_MAX): DecisionLog {
+  // Invariant: `bytes` is the sum of bytesOf() over the records as they were added; insertion order is age.
+  const records = new Map<string, { readonly record: DecisionRecord; readonly bytes: number }>()
+  let bytes = 0
+  return {
+    add(record) {
+      const size = bytesOf(record)
+      records.set(record.id, { record, bytes: size })
+      bytes += size
+      for (const [id, oldest] of records) {
+        if (bytes <= bytesMax) break
+        records.delete(id)
+        bytes -= oldest.bytes
+      }
+    },
+    find: (id) => records.get(id)?.record,
+    newest: (count) =>
+      [...records.values()]
+        .slice(-count)
+        .reverse()
+        .map(({ record }) => record),
+    size: () => ({ records: records.size, bytes }),
+  }
+}
+
+/** The run with at most CANDIDATES_MAX candidates: the chosen one and those that scored best. */
+export function trimRun(run: ProfileRun): ProfileRun {
+  if (run.candidates.length <= CANDIDATES_MAX) return run
+  const kept = run.candidates.slice(0, CANDIDATES_MAX)
+  const chosen = run.candidates.find(({ view }) => view === run.chosen)
+  if (chosen && !kept.includes(chosen)) kept[CANDIDATES_MAX - 1] = chosen as Candidate
+  return { ...run, order: run.order.slice(0, CANDIDATES_MAX), candidates: kept }
+}
+
+function bytesOf(record: DecisionRecord): number {
+  const { requestId, tenant, model, rejection, run } = record
+  const chars = requestId.length + (tenant?.length ?? 0) + model.length + (rejection?.message.length ?? 0)
+  let filteredChars = 0
+  for (const { filtered } of run?.candidates ?? []) filteredChars += filtered?.because.length ?? 0
+  return RECORD_BYTES + (run?.candidates.length ?? 0) * CANDIDATE_BYTES + (chars + filteredChars) * CHAR_BYTES
+}

@@ -1,0 +1,33 @@
+// Listening and stopping, for every server of the program.
+import type { Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { UserError } from './config.ts'
+
+/** Resolves with the port, which the system chose if 0 was asked for. A taken port is a UserError that names the flag. */
+export function listen(server: Server, host: string, port: number, what: string, flag: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => reject(new UserError(reason(error, host, port, what, flag))))
+    server.listen(port, host, () => resolve((server.address() as AddressInfo).port))
+  })
+}
+
+function reason(error: NodeJS.ErrnoException, host: string, port: number, what: string, flag: string): string {
+  if (error.code === 'EADDRINUSE') {
+    return `${what} cannot listen on ${host}:${port}: the port is taken. Stop what listens there, or choose another with ${flag}`
+  }
+  if (error.code === 'EACCES') return `${what} may not listen on ${host}:${port}: choose a port above 1023 with ${flag}`
+  if (error.code === 'EADDRNOTAVAIL') return `${what} cannot listen on ${host}: this machine has no such address`
+  return `${what} cannot listen on ${host}:${port}: ${error.message}`
+}
+
+/** Takes no new connections, lets answers under way finish for at most `graceMs`, then cuts what is left. */
+export function stop(server: Server, graceMs: number): Promise<void> {
+  return new Promise((resolve) => {
+    const cut = setTimeout(() => server.closeAllConnections(), graceMs)
+    server.close(() => {
+      clearTimeout(cut)
+      resolve()
+    })
+    server.closeIdleConnections()
+  })
+}

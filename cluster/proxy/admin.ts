@@ -1,0 +1,95 @@
+// The operator's door, on a port of its own: metrics, decisions in words and as data, endpoints as the router sees them.
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { Registry } from 'prom-client'
+import type { EndpointSet } from '../endpoints/set.ts'
+import type { DecisionLog, DecisionRecord } from '../epp/decision-log.ts'
+import { explain } from '../epp/explain.ts'
+
+export type AdminDeps = {
+  readonly registry: Registry
+  readonly decisions: DecisionLog
+  readonly endpoints: EndpointSet
+  readonly ready: () => boolean
+}
+
+const LIST_DEFAULT = 20
+const LIST_MAX = 1_000
+
+export function createAdmin(deps: AdminDeps): Server {
+  return createServer((req, res) => {
+    const url = new URL(req.url ?? '/', 'http://admin')
+    if (req.method !== 'GET' && req.method !== 'HEAD') return sendText(res, 405, 'only GET here\n')
+    if (url.pathname === '/healthz') return sendText(res, 200, 'ok\n')
+    if (url.pathname === '/readyz')
+      return deps.ready() ? sendText(res, 200, 'ready\n') : sendText(res, 503, 'not ready\n')
+    if (url.pathname === '/metrics') return void sendMetrics(deps.registry, res)
+    if (url.pathname === '/endpoints') return sendJson(res, 200, deps.endpoints.snapshot().map(withoutSecrets))
+    if (url.pathname === '/decisions') return listDecisions(deps.decisions, url, req, res)
+    if (url.pathname.startsWith('/decisions/')) {
+      return tellDecision(deps.decisions, url.pathname.slice('/decisions/'.length), req, res)
+    }
+    sendText(res, 404, 'here are /decisions, /decisions/<id>, /endpoints, /metrics, /healthz and /readyz\n')
+  })
+}
+
+function listDecisions(decisions: DecisionLog, url: URL, req: IncomingMessage, res: ServerResponse): void {
+  const wanted = Number(url.searchParams.get('limit') ?? LIST_DEFAULT)
+  const count = Number.isInteger(wanted) && wanted > 0 ? Math.min(wanted, LIST_MAX) : LIST_DEFAULT
+  const records = decisions.newest(count)
+  if (wantsText(req)) sendText(res, 200, records.map((record) => `${explain(record)}\n`).join('\n'))
+  else sendJson(res, 200, records.map(tell))
+}
+
+function tellDecision(decisions: DecisionLog, id: string, req: IncomingMessage, res: ServerResponse): void {
+  const record = decisions.find(id)
+  if (!record) {
+    const message = `no decision ${id} is remembered here: it is too old, or another router made it`
+    if (wantsText(req)) return sendText(res, 404, `${message}\n`)
+    return sendJson(res, 404, { error: message })
+  }
+  if (wantsText(req)) sendText(res, 200, `${explain(record)}\n`)
+  else sendJson(res, 200, tell(record))
+}
+
+function tell(record: DecisionRecord): unknown {
+  const { run, ...rest } = record
+  return {
+    ...rest,
+    words: explain(record),
+    profile: run?.profile.name,
+    chosen: run?.chosen?.endpoint.id,
+    candidates: run?.candidates.map(({ view, filtered, scores, total }) => ({
+      endpoint: view.endpoint.id,
+      role: view.endpoint.role,
+      filtered,
+      total,
+      scores: Object.fromEntries(run.profile.scorers.map(({ name }, column) => [name, scores[column] ?? null])),
+      load: view.load,
+    })),
+  }
+}
+
+function withoutSecrets({ endpoint, ...view }: ReturnType<EndpointSet['snapshot']>[number]): unknown {
+  const { id, origin, role, labels } = endpoint
+  return { id, origin, role, labels, ...view }
+}
+
+async function sendMetrics(registry: Registry, res: ServerResponse): Promise<void> {
+  const page = await registry.metrics()
+  res.writeHead(200, { 'content-type': registry.contentType })
+  res.end(page)
+}
+
+function wantsText(req: IncomingMessage): boolean {
+  return req.headers.accept?.startsWith('text/plain') === true
+}
+
+function sendJson(res: ServerResponse, status: number, value: unknown): void {
+  res.writeHead(status, { 'content-type': 'application/json' })
+  res.end(`${JSON.stringify(value)}\n`)
+}
+
+function sendText(res: ServerResponse, status: number, text: string): void {
+  res.writeHead(status, { 'content-type': 'text/plain; charset=utf-8' })
+  res.end(text)
+}

@@ -1,0 +1,364 @@
+// One admitted request on its way to an engine and back: sent to the chosen endpoint, once more to the next best while
+// nothing was answered, streamed with both sides torn down when either goes. Per chunk this is the hot path.
+import type { ServerResponse } from 'node:http'
+import type { ErrorShape } from '../../shared/dialect.ts'
+import { errorEvent, type Rejection, rejectionToHttp } from '../../shared/rejection.ts'
+import type { EndpointId } from '../endpoints/endpoint.ts'
+import type { EndpointSet, Passage } from '../endpoints/set.ts'
+import type { Attempt, DecisionRecord } from '../epp/decision-log.ts'
+import type { Leg, LegEvents, LegFailure, LegRequest, SendLeg } from '../legs/leg.ts'
+import { type EngineError, ERROR_BYTES_MAX, readEngineError, readErrorEvent } from './engine-error.ts'
+import { EventStream, isErrorEvent, usageOfAnswer } from './event-stream.ts'
+
+/** The chosen endpoint and the next best one. */
+const ATTEMPTS_MAX = 2
+/** An unstreamed answer up to this size is kept to read its usage. */
+const ANSWER_BYTES_MAX = 1024 * 1024
+
+export type Timeouts = {
+  /** From sending to the first event or byte of an answer: the longest prefill, its time in the engine's queue included. */
+  readonly firstByteMs: number
+  /** Between two pieces of an answer, and for a caller that does not read. */
+  readonly idleMs: number
+  readonly totalMs: number
+}
+
+export type ExchangeDeps = {
+  readonly send: SendLeg
+  readonly endpoints: EndpointSet
+  readonly timeouts: Timeouts
+  readonly nowMs: () => number
+  readonly onFirstByte: (seconds: number) => void
+  readonly onChunk: (secondsSinceLast: number) => void
+}
+
+export type ExchangeRequest = {
+  readonly leg: LegRequest
+  readonly shape: ErrorShape
+  readonly stream: boolean
+  /** The caller did not ask for usage, the router did. */
+  readonly withholdUsage: boolean
+  readonly promptTokens: number
+  /** Endpoints in the order to try them. */
+  readonly order: readonly EndpointId[]
+}
+
+/**
+ * Runs the exchange and writes the answer. Calls `over` exactly once, with the status that the caller got (499 when it
+ * left before there was one); the record holds the rest.
+ */
+export function runExchange(
+  deps: ExchangeDeps,
+  request: ExchangeRequest,
+  record: DecisionRecord,
+  res: ServerResponse,
+  over: (status: number) => void,
+): void {
+  new Exchange(deps, request, record, res, over).begin()
+}
+
+type Stage =
+  /** Nothing was answered: another endpoint may still be tried. */
+  | 'waiting'
+  /** An error status came: its body is read. */
+  | 'error'
+  /** A 2xx head came and is held until the first byte of the body shows that it means it. */
+  | 'held'
+  /** The head went out. Nothing is tried again. */
+  | 'streaming'
+  | 'over'
+
+class Exchange implements LegEvents {
+  readonly #deps: ExchangeDeps
+  readonly #request: ExchangeRequest
+  readonly #record: DecisionRecord
+  readonly #res: ServerResponse
+  readonly #over: (status: number) => void
+  readonly #events: EventStream | undefined
+  #stage: Stage = 'waiting'
+  #leg: Leg | undefined
+  #passage: Passage | undefined
+  #attempt: Attempt | undefined
+  #status = 0
+  #contentType = 'application/json'
+  #kept: Buffer[] | undefined = []
+  #keptBytes = 0
+  #lastChunkAtMs = 0
+  #paused = false
+  #silence: NodeJS.Timeout | undefined
+  #total: NodeJS.Timeout | undefined
+
+  constructor(
+    deps: ExchangeDeps,
+    request: ExchangeRequest,
+    record: DecisionRecord,
+    res: ServerResponse,
+    over: (status: number) => void,
+  ) {
+    this.#deps = deps
+    this.#request = request
+    this.#record = record
+    this.#res = res
+    this.#over = over
+    this.#events = request.stream ? new EventStream(request.withholdUsage) : undefined
+  }
+
+  begin(): void {
+    this.#res.on('close', () => this.#callerClosed())
+    this.#res.on('drain', () => this.#callerDrained())
+    this.#total = setTimeout(() => this.#totalPassed(), this.#deps.timeouts.totalMs)
+    this.#try()
+  }
+
+  #try(): void {
+    const { order, leg, promptTokens } = this.#request
+    const endpoint = order[this.#record.attempts.length]
+    if (endpoint === undefined) throw new Error('an exchange needs an endpoint to try')
+    const startedAtMs = this.#deps.nowMs()
+    this.#attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
+    this.#record.attempts.push(this.#attempt)
+    this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens)
+    clearTimeout(this.#silence)
+    this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)
+    this.#leg = this.#deps.send(endpoint, leg, this)
+  }
+
+  // What the engine does.
+
+  head(status: number, headers: Readonly<Record<string, string | readonly string[] | undefined>>): void {
+    this.#status = status
+    if (status === 503 && this.#mayTryNext()) {
+      this.#leg?.abort()
+      this.#endAttempt('failed', 'answered 503', true)
+      this.#try()
+      return
+    }
+    const { 'content-type': contentType } = headers
+    if (typeof contentType === 'string') this.#contentType = contentType
+    this.#stage = status >= 400 ? 'error' : 'held'
+  }
+
+  data(chunk: Buffer): void {
+    const nowMs = this.#deps.nowMs()
+    this.#passage?.progressed(nowMs)
+    if (this.#stage === 'error') {
+      this.#keep(chunk, ERROR_BYTES_MAX)
+      return
+    }
+    const bytes = this.#events ? this.#events.push(chunk) : this.#read(chunk)
+    if (bytes.length === 0) return
+    if (this.#stage === 'held') {
+      if (this.#events && isErrorEvent(bytes)) {
+        this.#refuseByEngine(readErrorEvent(bytes.toString()))
+        return
+      }
+      this.#sendHead(nowMs)
+    } else {
+      this.#deps.onChunk((nowMs - this.#lastChunkAtMs) / 1_000)
+      this.#silence?.refresh()
+    }
+    this.#lastChunkAtMs = nowMs
+    this.#write(bytes)
+  }
+
+  end(): void {
+    if (this.#stage === 'error') {
+      const body = Buffer.concat(this.#kept ?? []).toString()
+      this.#refuseByEngine(readEngineError(this.#status, body))
+      return
+    }
+    if (this.#stage === 'held') this.#sendHead(this.#deps.nowMs())
+    if (this.#events) this.#endStream(this.#events)
+    else {
+      if (this.#kept) this.#record.usage = usageOfAnswer(Buffer.concat(this.#kept))
+      this.#settle('completed', 'answered', 'completed')
+    }
+    this.#res.end()
+  }
+
+  failed(failure: LegFailure): void {
+    const unseen = failure.kind === 'unreachable' || failure.kind === 'stale-connection'
+    if (this.#stage === 'waiting' && unseen && this.#mayTryNext()) {
+      // A connection that the engine closed between two requests is no fault of the engine's.
+      this.#endAttempt('failed', describe(failure), failure.kind !== 'stale-connection')
+      this.#try()
+      return
+    }
+    if (this.#stage === 'streaming') {
+      this.#breakOff(
+        'failed',
+        describe(failure),
+        'upstream_lost',
+        'The engine was lost before the answer was complete.',
+      )
+      return
+    }
+    const rejection: Rejection = unseen
+      ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
+      : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
+    this.#refuse(rejection, 'failed', describe(failure), true)
+  }
+
+  // What the caller does.
+
+  #callerClosed(): void {
+    if (this.#stage === 'over') return
+    this.#leg?.abort()
+    const status = this.#stage === 'streaming' ? this.#status : 499
+    this.#settle('cancelled', 'cancelled', 'the caller left', status)
+  }
+
+  #callerDrained(): void {
+    if (!this.#paused || this.#stage !== 'streaming') return
+    this.#paused = false
+    this.#silence?.refresh()
+    this.#leg?.resume()
+  }
+
+  // What time does.
+
+  #silencePassed(): void {
+    if (this.#paused) {
+      this.#leg?.abort()
+      this.#settle('cancelled', 'cancelled', 'the caller did not read')
+      this.#res.destroy()
+      return
+    }
+    this.#leg?.abort()
+    if (this.#stage === 'streaming') {
+      const { idleMs } = this.#deps.timeouts
+      this.#breakOff('failed', `silent for ${idleMs} ms`, 'upstream_timeout', 'The engine fell silent.')
+      return
+    }
+    const { firstByteMs } = this.#deps.timeouts
+    const message = `The engine sent no first byte within ${firstByteMs} ms.`
+    this.#refuse({ reason: 'first-byte-timeout', message }, 'failed', 'no first byte in time', true)
+  }
+
+  #totalPassed(): void {
+    const { totalMs } = this.#deps.timeouts
+    const message = `The request took longer than ${totalMs} ms.`
+    this.#leg?.abort()
+    if (this.#stage === 'streaming') this.#breakOff('cancelled', 'cut off', 'upstream_timeout', message)
+    else this.#refuse({ reason: 'total-timeout', message }, 'cancelled', 'cut off', false)
+  }
+
+  // What this does about it.
+
+  #mayTryNext(): boolean {
+    const tried = this.#record.attempts.length
+    return tried < ATTEMPTS_MAX && tried < this.#request.order.length
+  }
+
+  #read(chunk: Buffer): Buffer {
+    this.#keep(chunk, ANSWER_BYTES_MAX)
+    return chunk
+  }
+
+  /** Keeps what was received; nothing at all once it is more than may be kept. */
+  #keep(chunk: Buffer, bytesMax: number): void {
+    this.#keptBytes += chunk.length
+    if (this.#keptBytes > bytesMax) this.#kept = undefined
+    else this.#kept?.push(chunk)
+  }
+
+  #sendHead(nowMs: number): void {
+    this.#stage = 'streaming'
+    const { startedAtMs } = this.#record
+    this.#record.firstByteAtMs = nowMs
+    this.#deps.onFirstByte((nowMs - startedAtMs) / 1_000)
+    clearTimeout(this.#silence)
+    this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.idleMs)
+    this.#res.setHeader('content-type', this.#contentType)
+    if (this.#events) this.#res.setHeader('cache-control', 'no-cache, no-transform')
+    this.#res.writeHead(this.#status)
+  }
+
+  #write(bytes: Buffer): void {
+    if (this.#res.write(bytes) || this.#paused) return
+    this.#paused = true
+    this.#leg?.pause()
+  }
+
+  #endStream(events: EventStream): void {
+    const rest = events.rest()
+    if (rest.length > 0) this.#res.write(rest)
+    this.#record.usage = events.usage
+    if (events.failed) this.#settle('completed', 'answered', 'ended with an error event of the engine')
+    else if (events.done) this.#settle('completed', 'answered', 'completed')
+    else {
+      const message = 'The engine closed the stream before the answer was complete.'
+      this.#res.write(errorEvent(this.#request.shape, 'upstream_truncated', message))
+      this.#settle('failed', 'closed the stream early', 'truncated')
+    }
+  }
+
+  /** The head is out: the caller must see that this answer is not whole. */
+  #breakOff(how: 'failed' | 'cancelled', attempt: string, code: string, message: string): void {
+    const { shape, stream } = this.#request
+    if (how === 'failed') this.#blame(attempt)
+    this.#settle(how, attempt, `broken off: ${attempt}`)
+    if (stream) this.#res.end(errorEvent(shape, code, message))
+    else this.#res.destroy()
+  }
+
+  #refuseByEngine(error: EngineError): void {
+    this.#leg?.abort()
+    if (error.type === 'refusal') {
+      // Only what says that the engine takes nothing counts against it: any caller can provoke a 500.
+      const blame = error.rejection.reason === 'engine-unreachable'
+      this.#refuse(error.rejection, 'failed', `answered ${this.#status}: ${error.rejection.message}`, blame)
+      return
+    }
+    this.#settle('completed', `answered ${error.status}`, `refused by the engine with ${error.status}`, error.status)
+    this.#res.setHeader('content-type', 'application/json')
+    this.#res.setHeader('content-length', Buffer.byteLength(error.body))
+    this.#res.writeHead(error.status)
+    this.#res.end(error.body)
+  }
+
+  #refuse(rejection: Rejection, how: 'failed' | 'cancelled', attempt: string, blame: boolean): void {
+    if (blame) this.#blame(attempt)
+    const { status, headers, body } = rejectionToHttp(rejection, this.#request.shape)
+    this.#settle(how, attempt, `refused: ${rejection.reason}`, status)
+    for (const [name, value] of Object.entries(headers)) this.#res.setHeader(name, value)
+    this.#res.setHeader('content-length', Buffer.byteLength(body))
+    this.#res.writeHead(status)
+    this.#res.end(body)
+  }
+
+  #blame(cause: string): void {
+    if (this.#attempt) this.#deps.endpoints.failed(this.#attempt.endpoint, cause)
+  }
+
+  #endAttempt(how: 'completed' | 'failed' | 'cancelled', outcome: string, blame = false): void {
+    if (blame) this.#blame(outcome)
+    this.#passage?.ended(how)
+    if (!this.#attempt) return
+    this.#attempt.outcome = outcome
+    this.#attempt.endedAtMs = this.#deps.nowMs()
+  }
+
+  /** Once, whatever happens. */
+  #settle(how: 'completed' | 'failed' | 'cancelled', attempt: string, outcome: string, status = this.#status): void {
+    if (this.#stage === 'over') return
+    this.#stage = 'over'
+    clearTimeout(this.#silence)
+    clearTimeout(this.#total)
+    this.#endAttempt(how, attempt)
+    this.#record.outcome = outcome
+    this.#record.endedAtMs = this.#deps.nowMs()
+    this.#over(status)
+  }
+
+  #triedInWords(): string {
+    const tried = this.#record.attempts.length
+    return tried === 1 ? 'The engine could not be reached.' : `None of ${tried} engines could be reached.`
+  }
+}
+
+function describe({ kind, message }: LegFailure): string {
+  if (kind === 'unreachable') return `could not be reached (${message})`
+  if (kind === 'stale-connection') return 'had closed the connection'
+  return `lost (${message})`
+}

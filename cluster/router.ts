@@ -1,0 +1,107 @@
+// The router, wired: endpoints and their monitor, the decision, the two doors. Starts, drains.
+import { randomInt } from 'node:crypto'
+import pino, { type Logger } from 'pino'
+import { systemClock } from '../shared/clock.ts'
+import type { RouterConfig } from './config.ts'
+import { createConnections } from './endpoints/connections.ts'
+import { type MonitorEvent, startMonitor } from './endpoints/monitor.ts'
+import { createEndpointSet } from './endpoints/set.ts'
+import { createAdmission } from './epp/admission.ts'
+import { createDecisionLog } from './epp/decision-log.ts'
+import { createSendLeg } from './legs/undici.ts'
+import { listen, stop } from './listen.ts'
+import { createAdmin } from './proxy/admin.ts'
+import { createIdentifyCaller } from './proxy/caller.ts'
+import { createRouterMetrics } from './proxy/metrics.ts'
+import { createProxy } from './proxy/server.ts'
+import { buildProfile } from './scheduling/profile.ts'
+import { createRandom } from './scheduling/random.ts'
+
+export type Router = {
+  readonly port: number
+  readonly adminPort: number
+  /** Resolves when every endpoint was asked once what it serves. */
+  readonly firstRound: Promise<void>
+  /** Finishes what is in flight, for at most `drainMs`, then ends. */
+  readonly close: (drainMs?: number) => Promise<void>
+}
+
+/** Starts both doors; throws UserError when a port is taken. */
+export async function startRouter(config: RouterConfig, log: Logger): Promise<Router> {
+  const nowMs = systemClock.monotonicMs
+  const { epochMs } = systemClock
+  const connections = createConnections(config.endpoints)
+  const endpoints = createEndpointSet(config.endpoints, nowMs)
+  const admission = createAdmission(config.limits, nowMs)
+  const decisions = createDecisionLog()
+  const metrics = createRouterMetrics(endpoints, admission, decisions)
+  const profiles = { decode: buildProfile('decode', config.profile) }
+  let draining = false
+
+  const proxy = createProxy({
+    profiles: () => profiles,
+    endpoints,
+    admission,
+    identify: createIdentifyCaller(config.edgeKeys, config.allowUnsigned, epochMs),
+    send: createSendLeg(connections),
+    decisions,
+    metrics,
+    log,
+    timeouts: config.timeouts,
+    bodyBytesMax: config.limits.bodyBytes,
+    random: createRandom(config.seed ?? randomInt(2 ** 32)),
+    nowMs,
+    epochMs,
+    draining: () => draining,
+  })
+  const answering = () => endpoints.snapshot().some(({ models }) => models !== undefined)
+  const admin = createAdmin({ registry: metrics.registry, decisions, endpoints, ready: () => !draining && answering() })
+
+  const port = await listen(proxy, config.host, config.port, 'the router', '--port')
+  let adminPort: number
+  try {
+    adminPort = await listen(admin, config.admin.host, config.admin.port, "the router's admin door", '--admin-port')
+  } catch (error) {
+    proxy.close()
+    throw error
+  }
+  const monitor = startMonitor({
+    endpoints,
+    connections,
+    nowMs,
+    onEvent: createEventLog(log),
+    onScrape: metrics.scraped,
+  })
+  log.info({ host: config.host, port, adminPort, endpoints: endpoints.ids() }, 'router listens')
+
+  return {
+    port,
+    adminPort,
+    firstRound: monitor.firstRound,
+    async close(drainMs = config.timeouts.drainMs) {
+      draining = true
+      monitor.stop()
+      await Promise.all([stop(proxy, drainMs), stop(admin, 0)])
+      await connections.close()
+    },
+  }
+}
+
+/** Tells what changed, not what was found again. */
+function createEventLog(log: Logger): (event: MonitorEvent) => void {
+  const told = new Map<string, string>()
+  return (event) => {
+    if (event.type === 'models') {
+      const models = event.models.join(', ')
+      if (told.get(event.endpoint) === models) return
+      told.set(event.endpoint, models)
+      log.info(event, 'endpoint lists its models')
+    } else if (event.type === 'ejected') log.warn(event, 'endpoint gets no new request until a probe succeeds')
+    else log.info(event, 'endpoint is back')
+  }
+}
+
+/** JSON lines on stdout, or into a file. */
+export function createLog(level: string, file?: string): Logger {
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination(file ?? 1))
+}

@@ -1,0 +1,125 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { describe, expect, it } from 'vitest'
+import { decide } from '../../../cluster/epp/decide.ts'
+import { CANDIDATES_MAX, createDecisionLog, type DecisionRecord, trimRun } from '../../../cluster/epp/decision-log.ts'
+import { explain } from '../../../cluster/epp/explain.ts'
+import { buildProfile } from '../../../cluster/scheduling/profile.ts'
+import { createRandom } from '../../../cluster/scheduling/random.ts'
+import { endpoint, view } from '../views.ts'
+
+const profile = buildProfile('decode', {
+  filters: [{ name: 'decode' }],
+  scorers: [
+    { name: 'load-scorer', weight: 0.4 },
+    { name: 'queue-depth', weight: 0.3 },
+    { name: 'active-requests', weight: 0.1 },
+    { name: 'kv-usage', weight: 0.2 },
+  ],
+  picker: 'max-score',
+})
+
+const POOL = Array.from({ length: 300 }, (_, index) => endpoint(`10.0.0.${index}:8000`))
+const MODELS = ['m']
+
+/** Views are made anew for each record, as the router does; what they point to is shared. */
+function record(id: string, endpoints = 3): DecisionRecord {
+  const views = POOL.slice(0, endpoints).map((each, index) => {
+    const load = { activeRequests: index, kvUsage: index / 10, scrapeAgeMs: 87.5 + index }
+    return view(each.id, load, { endpoint: each, models: MODELS })
+  })
+  const { decode } = decide({ decode: profile }, { model: 'm', promptTokens: 900 }, views, createRandom(1))
+  const [first, second] = decode.order
+  return {
+    id,
+    atEpochMs: Date.UTC(2026, 10, 22),
+    startedAtMs: 1_000,
+    requestId: `req_${id}`,
+    tenant: 'acme',
+    dialect: 'chat',
+    model: 'm',
+    stream: true,
+    promptTokensEstimate: 900,
+    waitedMs: 0.2,
+    decideMs: 0.04,
+    run: trimRun(decode),
+    candidatesTotal: decode.candidates.length,
+    rejection: undefined,
+    attempts: [
+      {
+        endpoint: first ?? views[0]?.endpoint.id,
+        outcome: 'could not be reached (ECONNREFUSED)',
+        startedAtMs: 1_001,
+        endedAtMs: 1_003,
+      },
+      { endpoint: second ?? views[0]?.endpoint.id, outcome: 'answered', startedAtMs: 1_003, endedAtMs: 2_200 },
+    ] as DecisionRecord['attempts'],
+    firstByteAtMs: 1_035,
+    endedAtMs: 2_200,
+    outcome: 'completed',
+    usage: { promptTokens: 912, completionTokens: 120, cachedTokens: 0 },
+  }
+}
+
+describe('why: the SRE at night gets an answer', () => {
+  it('reads as the story of the request', () => {
+    expect(explain(record('d-1'))).toBe(
+      [
+        'decision d-1 at 2026-11-22T00:00:00.000Z',
+        'request  req_d-1: chat, streamed, model m, about 900 prompt tokens, tenant acme',
+        'chosen   10.0.0.0:8000, by max-score among 3 of 3 endpoints, in 0.04 ms',
+        '* 10.0.0.0:8000  1.000 = load-scorer 1.00 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 1.00 × 0.1 + kv-usage 1.00 × 0.2  (0 active, 0 waiting, KV 0 %, metrics 88 ms old)',
+        '  10.0.0.1:8000  0.886 = load-scorer 0.89 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.50 × 0.1 + kv-usage 0.90 × 0.2  (1 active, 0 waiting, KV 10 %, metrics 89 ms old)',
+        '  10.0.0.2:8000  0.780 = load-scorer 0.80 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.00 × 0.1 + kv-usage 0.80 × 0.2  (2 active, 0 waiting, KV 20 %, metrics 90 ms old)',
+        'sent to  10.0.0.0:8000: could not be reached (ECONNREFUSED) after 2.0 ms',
+        'then to  10.0.0.1:8000: answered after 1197 ms',
+        'first byte after 35 ms',
+        'usage    912 prompt tokens (0 cached), 120 completion tokens',
+        'ended    completed after 1200 ms',
+      ].join('\n'),
+    )
+  })
+
+  it('says what is not known instead of inventing zero', () => {
+    const blind = record('d-2', 1)
+    const unknown = view('a:1', { queuedRequests: undefined, kvUsage: undefined, scrapeAgeMs: undefined, stale: true })
+    const { decode } = decide({ decode: profile }, { model: 'm', promptTokens: 1 }, [unknown], () => 0)
+    const words = explain({ ...blind, run: decode })
+    expect(words).toContain('queue-depth not known × 0.3')
+    expect(words).toContain('queue not known, KV usage not known, never scraped')
+  })
+
+  it('keeps 32 candidates of a large pool, the chosen one among them, and says how many there were', () => {
+    const large = record('d-3', 300)
+    expect(large.run?.candidates).toHaveLength(CANDIDATES_MAX)
+    expect(large.run?.candidates.some(({ view }) => view === large.run?.chosen)).toBe(true)
+    expect(explain(large)).toContain('and 268 more that scored lower or were filtered')
+  })
+})
+
+describe('the ring', () => {
+  it('forgets the oldest first and stays within its bytes', () => {
+    const log = createDecisionLog(50_000)
+    for (let index = 0; index < 200; index++) log.add(record(`d-${index}`))
+    expect(log.size().bytes).toBeLessThanOrEqual(50_000)
+    expect(log.find('d-0')).toBeUndefined()
+    expect(log.find('d-199')?.id).toBe('d-199')
+    expect(log.newest(2).map(({ id }) => id)).toEqual(['d-199', 'd-198'])
+  })
+
+  it('counts at least the bytes that V8 needs, so that 32 MB are 32 MB', () => {
+    setFlagsFromString('--expose-gc')
+    const collectGarbage = runInNewContext('gc') as () => void
+    const log = createDecisionLog(Number.POSITIVE_INFINITY)
+    for (const endpoints of [1, 3, 40])
+      for (let index = 0; index < 50; index++) log.add(record(`warm-${endpoints}-${index}`, endpoints))
+    collectGarbage()
+    const heapBefore = process.memoryUsage().heapUsed
+    const countedBefore = log.size().bytes
+    for (const endpoints of [1, 3, 40])
+      for (let index = 0; index < 400; index++) log.add(record(`d-${endpoints}-${index}`, endpoints))
+    collectGarbage()
+    const held = process.memoryUsage().heapUsed - heapBefore
+    expect(log.size().bytes - countedBefore).toBeGreaterThan(held * 0.9)
+  })
+})
