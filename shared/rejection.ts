@@ -45,6 +45,7 @@ const TERMS = {
   'no-endpoint': terms(503, 'server_error', 'no_endpoint', 'overloaded_error', true),
   draining: terms(503, 'server_error', 'draining', 'overloaded_error', true),
   'engine-unreachable': terms(503, 'server_error', 'engine_unreachable', 'overloaded_error', true),
+  'key-store-unreachable': terms(503, 'server_error', 'key_store_unreachable', 'overloaded_error', true),
   'router-unreachable': terms(503, 'server_error', 'router_unreachable', 'overloaded_error', true),
   // The engine may have worked on it, and may fail again on the same input: the client decides.
   'engine-failed': terms(502, 'server_error', 'engine_failed', 'api_error', false),

@@ -19,7 +19,18 @@ export default defineConfig({
         },
       },
       {
-        plugins: [cloudflareTest({ wrangler: { configPath: './wrangler.toml' } })],
+        plugins: [
+          cloudflareTest({
+            wrangler: { configPath: './wrangler.toml' },
+            miniflare: {
+              bindings: {
+                KEY_PEPPER: 'a pepper for tests and for nothing else',
+                EDGE_SIGNING_KEYS:
+                  'new:the-signing-secret-of-these-tests-32,old:a-secret-that-no-longer-signs-anything',
+              },
+            },
+          }),
+        ],
         test: { name: 'workerd', include: ['test/edge/**/*.test.ts'], testTimeout: 20_000 },
       },
     ],

@@ -1,0 +1,68 @@
+// From the body that a caller sends to the bytes that go on: canonical, without engine controls, salted for the tenant,
+// and with usage asked for.
+import { BODY_BYTES_MAX, bodyTooLarge, canonicaliseBody, readBody, serialiseBody } from '../shared/canonical-body.ts'
+import { CALLER_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
+import type { Rejection, RejectionReason } from '../shared/rejection.ts'
+import { readAtMost } from './bytes.ts'
+
+export type Prepared = {
+  ok: true
+  bytes: Uint8Array
+  model: string
+  /** Whether the stream's usage event is ours alone: the caller did not ask for it. */
+  withholdUsage: boolean
+}
+export type Unprepared = { ok: false; rejection: Rejection }
+
+/** Reads and checks the body of a request for an engine, and makes the one to forward. */
+export async function prepareBody(request: Request, cacheSalt: string): Promise<Prepared | Unprepared> {
+  const wrongType = refuseMediaType(request.headers)
+  if (wrongType) return wrongType
+  if (Number(request.headers.get('content-length')) > BODY_BYTES_MAX) return bodyTooLarge()
+  const read = await readAtMost(request.body, BODY_BYTES_MAX)
+  if (read === 'too-large') return bodyTooLarge()
+  if (read === 'lost') return refuse('invalid-body', 'the body ended early')
+  const body = readBody(read)
+  if (!body.ok) return body
+
+  const { members } = body
+  const model = textOf(members.get('model'))
+  if (!model) return refuse('invalid-body', 'model must be the name of a model', 'model')
+  for (const name of CALLER_FORBIDDEN_MEMBERS) members.delete(name)
+  members.set('cache_salt', JSON.stringify(cacheSalt))
+  const withholdUsage = members.get('stream') === 'true' && askForUsage(members)
+  return { ok: true, bytes: new TextEncoder().encode(serialiseBody(members)), model, withholdUsage }
+}
+
+/** Sets `stream_options.include_usage`; answers whether that was our wish and not the caller's. */
+function askForUsage(members: Map<string, string>): boolean {
+  const given = members.get('stream_options') ?? 'null'
+  const options = canonicaliseBody(given === 'null' ? '{}' : given)
+  // Not an object: the engine says best what is wrong with it.
+  if (!options.ok) return false
+  const asked = options.members.get('include_usage') ?? 'null'
+  if (asked !== 'null' && asked !== 'false') return false
+  options.members.set('include_usage', 'true')
+  members.set('stream_options', serialiseBody(options.members))
+  return true
+}
+
+function refuseMediaType(headers: Headers): Unprepared | undefined {
+  const [mediaType = ''] = (headers.get('content-type') ?? '').split(';')
+  if (mediaType.trim().toLowerCase() !== 'application/json') {
+    return refuse('unsupported-media-type', 'the body must be JSON: send content-type: application/json')
+  }
+  const encoding = headers.get('content-encoding') ?? 'identity'
+  if (encoding.toLowerCase() !== 'identity') {
+    return refuse('unsupported-media-type', 'compressed bodies are not accepted: send it without content-encoding')
+  }
+  return undefined
+}
+
+function textOf(json: string | undefined): string | undefined {
+  return json?.startsWith('"') ? JSON.parse(json) : undefined
+}
+
+function refuse(reason: RejectionReason, message: string, param?: string): Unprepared {
+  return { ok: false, rejection: { reason, message, ...(param !== undefined && { param }) } }
+}

@@ -1,0 +1,158 @@
+// The edge's door: authenticate → canonicalise → forward → meter. Every step answers a value or a refusal; `generate`
+// tells their story.
+import { type Context, Hono } from 'hono'
+import { systemClock } from '../shared/clock.ts'
+import { DIALECT_OF_PATH } from '../shared/dialect.ts'
+import { HEADER } from '../shared/headers.ts'
+import { type Authenticate, createAuthenticate, type Principal, refuseModel } from './authenticate.ts'
+import { readAtMost } from './bytes.ts'
+import { type Config, configOf, type Env } from './config.ts'
+import { answerHeaders, forward, type Outgoing, type Rim } from './forward.ts'
+import { meter } from './meter.ts'
+import { limitModelList } from './models.ts'
+import { prepareBody } from './prepare.ts'
+import { eventTap, plainTap } from './tap.ts'
+import { Visit } from './visit.ts'
+
+type Edge = { Bindings: Env; Variables: { visit: Visit } }
+
+const MODEL_LIST_BYTES_MAX = 1024 * 1024
+const RIM: Rim = { clock: systemClock, fetch: (url, init) => fetch(url, init) }
+
+const app = new Hono<Edge>()
+
+app.use(async (c, next) => {
+  const visit = new Visit(c.req.raw, c.req.path, systemClock, log)
+  c.set('visit', visit)
+  c.header(HEADER.requestId, visit.requestId)
+  await next()
+})
+app.get('/', (c) => c.json({ name: 'warmpath', api: '/v1', health: '/healthz' })).all(refuseMethod('GET, HEAD'))
+app.get('/healthz', health).all(refuseMethod('GET, HEAD'))
+for (const path of Object.keys(DIALECT_OF_PATH)) app.post(path, generate).all(refuseMethod('POST'))
+app.get('/v1/models', models).all(refuseMethod('GET, HEAD'))
+app.get('/v1/models/:id{.+}', models).all(refuseMethod('GET, HEAD'))
+app.notFound((c) => c.var.visit.refuse({ reason: 'route-not-found', message: 'there is no such route' }))
+app.onError((error, c) => {
+  log(JSON.stringify({ requestId: c.var.visit.requestId, error: error.message }))
+  return c.var.visit.refuse({ reason: 'internal', message: 'the edge failed; its log says why' })
+})
+
+export default app
+
+async function generate(c: Context<Edge>): Promise<Response> {
+  const { visit } = c.var
+  const config = configOf(c.env)
+
+  const caller = await authenticatorOf(config)(c.req.raw.headers)
+  if (!caller.ok) return visit.refuse(caller.rejection)
+  const { principal } = caller
+  visit.tenant = principal.tenant
+
+  const body = await prepareBody(c.req.raw, principal.cacheSalt)
+  if (!body.ok) return visit.refuse(body.rejection)
+  visit.model = body.model
+  const refused = refuseModel(principal, body.model)
+  if (refused) return visit.refuse(refused)
+
+  const upstream = upstreamOf(c)
+  const outgoing = { ...outgoingOf(c, principal), method: 'POST', path: c.req.path, body: body.bytes } as const
+  const sent = await forward(outgoing, config.router, upstream, RIM)
+  if (!sent.ok) return visit.refuse(sent.rejection)
+
+  const { answer } = sent
+  const headers = answerHeaders(answer, visit.requestId)
+  const streams = headers.get('content-type')?.startsWith('text/event-stream') ?? false
+  if (streams) headers.set('cache-control', 'no-cache, no-transform')
+  if (!answer.body) {
+    visit.settle(answer.status, 'complete')
+    return new Response(null, { status: answer.status, headers })
+  }
+  const metered = meter(answer.body, {
+    tap: streams ? eventTap(visit.shape, body.withholdUsage) : plainTap(),
+    idleTimeoutMs: config.router.idleTimeoutMs,
+    upstream,
+    caller: c.req.raw.signal,
+    settle: (outcome, usage) => visit.settle(answer.status, outcome, usage),
+  })
+  return new Response(metered, { status: answer.status, headers })
+}
+
+async function models(c: Context<Edge>): Promise<Response> {
+  const { visit } = c.var
+  const config = configOf(c.env)
+  const caller = await authenticatorOf(config)(c.req.raw.headers)
+  if (!caller.ok) return visit.refuse(caller.rejection)
+  const { principal } = caller
+  visit.tenant = principal.tenant
+
+  const id = c.req.param('id')
+  visit.model = id
+  const refused = id === undefined ? undefined : refuseModel(principal, id)
+  if (refused) return visit.refuse(refused)
+
+  const path = id === undefined ? '/v1/models' : `/v1/models/${encodeURIComponent(id)}`
+  const outgoing = { ...outgoingOf(c, principal), method: 'GET', path, body: undefined } as const
+  const upstream = upstreamOf(c)
+  const sent = await forward(outgoing, config.router, upstream, RIM)
+  if (!sent.ok) return visit.refuse(sent.rejection)
+
+  const { answer } = sent
+  // Small enough to be read whole: the idle timeout stands for all of it.
+  const timer = setTimeout(() => upstream.abort(), config.router.idleTimeoutMs)
+  const bytes = await readAtMost(answer.body, MODEL_LIST_BYTES_MAX)
+  clearTimeout(timer)
+  if (typeof bytes === 'string') {
+    return visit.refuse({ reason: 'router-unreachable', message: 'the router did not finish its list of models' })
+  }
+  const text = new TextDecoder().decode(bytes)
+  const limited = principal.models && id === undefined && answer.ok
+  visit.settle(answer.status, 'complete')
+  return new Response(limited ? limitModelList(text, principal.models) : text, {
+    status: answer.status,
+    headers: answerHeaders(answer, visit.requestId),
+  })
+}
+
+function health(c: Context<Edge>): Response {
+  // A Worker that was deployed without its secrets should not call itself healthy.
+  configOf(c.env)
+  return c.json({ status: 'ok' })
+}
+
+function refuseMethod(allowed: string): (c: Context<Edge>) => Response {
+  return (c) => {
+    const message = `${c.req.method} is not allowed here, only ${allowed}`
+    return c.var.visit.refuse({ reason: 'method-not-allowed', message }, { allow: allowed })
+  }
+}
+
+function outgoingOf(c: Context<Edge>, { tenant }: Principal): Pick<Outgoing, 'tenant' | 'requestId' | 'callerHeaders'> {
+  return { tenant, requestId: c.var.visit.requestId, callerHeaders: c.req.raw.headers }
+}
+
+/** Aborts the request to the router when the caller leaves. */
+function upstreamOf(c: Context<Edge>): AbortController {
+  const upstream = new AbortController()
+  const { signal } = c.req.raw
+  if (signal.aborted) upstream.abort()
+  signal.addEventListener('abort', () => upstream.abort(), { once: true })
+  return upstream
+}
+
+const authenticators = new WeakMap<Config, Authenticate>()
+
+/** One per isolate: it remembers keys between requests. */
+function authenticatorOf(config: Config): Authenticate {
+  let authenticate = authenticators.get(config)
+  if (!authenticate) {
+    authenticate = createAuthenticate(config.pepper, (name) => config.keys.get(name, 'json'), systemClock)
+    authenticators.set(config, authenticate)
+  }
+  return authenticate
+}
+
+function log(line: string): void {
+  // biome-ignore lint/suspicious/noConsole: a Worker's log is its console
+  console.log(line)
+}
