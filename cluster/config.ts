@@ -18,6 +18,9 @@ import {
 /** A mistake of the user's: one line that names the thing and the fix, without a stack. */
 export class UserError extends Error {}
 
+/** What the edge accepts, and room for what it adds. */
+const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024
+
 const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1))
 const count = v.pipe(v.number(), v.integer(), v.minValue(0))
 const port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535))
@@ -75,7 +78,7 @@ const ConfigFile = v.strictObject({
       inFlight: v.optional(v.pipe(count, v.minValue(1)), 4_096),
       waiting: v.optional(count, 1_024),
       waitMs: v.optional(milliseconds, 10_000),
-      bodyBytes: v.optional(v.pipe(count, v.minValue(1)), 8 * 1024 * 1024),
+      bodyBytes: v.optional(v.pipe(count, v.minValue(1)), BODY_BYTES_DEFAULT),
     }),
     {},
   ),

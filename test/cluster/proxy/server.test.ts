@@ -309,8 +309,10 @@ describe('a pod that fails again and again', () => {
     const bad = await startEngine(({ socket }) => socket.resetAndDestroy())
     const good = await secondBest()
     const rig = await startRig([bad, good])
-    const available = async () =>
-      (await (await fetch(`${rig.adminUrl}/endpoints`)).json())[0].availability.state === 'available'
+    const available = async () => {
+      const [first] = (await (await fetch(`${rig.adminUrl}/endpoints`)).json()) as { availability: { state: string } }[]
+      return first?.availability.state === 'available'
+    }
     await until(async () => {
       await chat(rig.url).answer
       return !(await available())
