@@ -14,9 +14,7 @@ import {
   SCORERS,
   type ScorerName,
 } from './scheduling/profile.ts'
-
-/** A mistake of the user's: one line that names the thing and the fix, without a stack. */
-export class UserError extends Error {}
+import { UserError } from './user-error.ts'
 
 /** What the edge accepts, and room for what it adds. */
 const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024

@@ -1,7 +1,7 @@
 // Listening and stopping, for every server of the program.
 import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { UserError } from './config.ts'
+import { UserError } from './user-error.ts'
 
 /** Resolves with the port, which the system chose if 0 was asked for. A taken port is a UserError that names the flag. */
 export function listen(server: Server, host: string, port: number, what: string, flag: string): Promise<number> {
@@ -20,11 +20,16 @@ function reason(error: NodeJS.ErrnoException, host: string, port: number, what: 
   return `${what} cannot listen on ${host}:${port}: ${error.message}`
 }
 
+const IDLE_CHECK_MS = 100
+
 /** Takes no new connections, lets answers under way finish for at most `graceMs`, then cuts what is left. */
 export function stop(server: Server, graceMs: number): Promise<void> {
   return new Promise((resolve) => {
+    // A kept connection whose answer ends after close() would stay open until its idle timeout.
+    const sweep = setInterval(() => server.closeIdleConnections(), IDLE_CHECK_MS)
     const cut = setTimeout(() => server.closeAllConnections(), graceMs)
     server.close(() => {
+      clearInterval(sweep)
       clearTimeout(cut)
       resolve()
     })

@@ -2,6 +2,7 @@
 import { randomInt } from 'node:crypto'
 import pino, { type Logger } from 'pino'
 import { systemClock } from '../shared/clock.ts'
+import { createRandom } from '../shared/random.ts'
 import type { RouterConfig } from './config.ts'
 import { createConnections } from './endpoints/connections.ts'
 import { type MonitorEvent, startMonitor } from './endpoints/monitor.ts'
@@ -15,7 +16,6 @@ import { createIdentifyCaller } from './proxy/caller.ts'
 import { createRouterMetrics } from './proxy/metrics.ts'
 import { createProxy } from './proxy/server.ts'
 import { buildProfile } from './scheduling/profile.ts'
-import { createRandom } from './scheduling/random.ts'
 
 export type Router = {
   readonly port: number
@@ -26,8 +26,12 @@ export type Router = {
   readonly close: (drainMs?: number) => Promise<void>
 }
 
-/** Starts both doors; throws UserError when a port is taken. */
-export async function startRouter(config: RouterConfig, log: Logger): Promise<Router> {
+/** Starts both doors; throws UserError when a port is taken, which names the flag that chooses another. */
+export async function startRouter(
+  config: RouterConfig,
+  log: Logger,
+  flags = { port: '--port', adminPort: '--admin-port' },
+): Promise<Router> {
   const nowMs = systemClock.monotonicMs
   const { epochMs } = systemClock
   const connections = createConnections(config.endpoints)
@@ -57,10 +61,10 @@ export async function startRouter(config: RouterConfig, log: Logger): Promise<Ro
   const answering = () => endpoints.snapshot().some(({ models }) => models !== undefined)
   const admin = createAdmin({ registry: metrics.registry, decisions, endpoints, ready: () => !draining && answering() })
 
-  const port = await listen(proxy, config.host, config.port, 'the router', '--port')
+  const port = await listen(proxy, config.host, config.port, 'the router', flags.port)
   let adminPort: number
   try {
-    adminPort = await listen(admin, config.admin.host, config.admin.port, "the router's admin door", '--admin-port')
+    adminPort = await listen(admin, config.admin.host, config.admin.port, "the router's admin door", flags.adminPort)
   } catch (error) {
     proxy.close()
     throw error
@@ -103,5 +107,8 @@ function createEventLog(log: Logger): (event: MonitorEvent) => void {
 
 /** JSON lines on stdout, or into a file. */
 export function createLog(level: string, file?: string): Logger {
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination(file ?? 1))
+  return pino(
+    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination({ dest: file ?? 1, sync: true }),
+  )
 }

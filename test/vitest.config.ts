@@ -3,6 +3,9 @@ import { fileURLToPath } from 'node:url'
 import { cloudflareTest } from '@cloudflare/vitest-plugin'
 import { defineConfig } from 'vitest/config'
 
+// wrangler warns of secrets that the bindings below do supply.
+process.env.WRANGLER_LOG ??= 'error'
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 
 export default defineConfig({

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { loadRouterConfig, parseConfigText, UserError } from '../../cluster/config.ts'
+import { loadRouterConfig, parseConfigText } from '../../cluster/config.ts'
+import { UserError } from '../../cluster/user-error.ts'
 
 const error = (text: string) => {
   try {

@@ -5,7 +5,7 @@ import { decide } from '../../../cluster/epp/decide.ts'
 import { CANDIDATES_MAX, createDecisionLog, type DecisionRecord, trimRun } from '../../../cluster/epp/decision-log.ts'
 import { explain } from '../../../cluster/epp/explain.ts'
 import { buildProfile } from '../../../cluster/scheduling/profile.ts'
-import { createRandom } from '../../../cluster/scheduling/random.ts'
+import { createRandom } from '../../../shared/random.ts'
 import { endpoint, view } from '../views.ts'
 
 const profile = buildProfile('decode', {

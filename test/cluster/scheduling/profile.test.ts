@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { EndpointView, Role } from '../../../cluster/endpoints/endpoint.ts'
 import { buildProfile, type ProfileConfig, runProfile } from '../../../cluster/scheduling/profile.ts'
-import { createRandom } from '../../../cluster/scheduling/random.ts'
+import { createRandom } from '../../../shared/random.ts'
 import { endpoint, view } from '../views.ts'
 
 const ALL_SCORERS: ProfileConfig['scorers'] = [

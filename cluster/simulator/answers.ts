@@ -1,0 +1,234 @@
+// The JSON of vLLM's answers and stream chunks: member order and null members are part of what clients see. A chunk is
+// put together from parts prepared once for the stream, because a pod sends thousands a second.
+import type { Finish } from './engine.ts'
+import type { GenerationRequest } from './request.ts'
+
+export type AnswerHead = {
+  readonly id: string
+  readonly createdSeconds: number
+  readonly systemFingerprint: string
+}
+
+/** What became of one choice. */
+export type Choice = {
+  readonly index: number
+  text: string
+  readonly tokenIds: number[]
+  finish: Finish | undefined
+  /** Used where the answer is a call. */
+  readonly toolCallId: string
+}
+
+export type UsageCounts = {
+  readonly promptTokens: number
+  readonly completionTokens: number
+  /** Undefined unless the engine reports prompt token details. */
+  readonly details: { readonly cachedTokens: number; readonly createdCacheTokens: number | null } | undefined
+}
+
+export const STREAM_END = 'data: [DONE]\n\n'
+
+/** The whole answer to a request that is not streamed. */
+export function answerBody(
+  head: AnswerHead,
+  request: GenerationRequest,
+  choices: readonly Choice[],
+  usage: UsageCounts,
+): unknown {
+  const tail = {
+    service_tier: null,
+    system_fingerprint: head.systemFingerprint,
+    usage: {
+      ...usageCounts(usage),
+      prompt_tokens_details: usage.details
+        ? {
+            cached_tokens: usage.details.cachedTokens,
+            created_cache_tokens: usage.details.createdCacheTokens,
+            multimodal_tokens: null,
+          }
+        : null,
+      completion_tokens_details: null,
+    },
+  }
+  const transfer = { kv_transfer_params: null, ec_transfer_params: null, metrics: null }
+  const { id, createdSeconds: created } = head
+  if (request.api === 'completion') {
+    return {
+      id,
+      object: 'text_completion',
+      created,
+      model: request.model,
+      choices: choices.map((choice) => completionChoice(request, choice)),
+      ...tail,
+      ...transfer,
+    }
+  }
+  return {
+    id,
+    object: 'chat.completion',
+    created,
+    model: request.model,
+    choices: choices.map((choice) => chatChoice(request, choice)),
+    ...tail,
+    prompt_logprobs: null,
+    prompt_token_ids: request.returnTokenIds ? request.prompts[0]?.tokenIds : null,
+    prompt_text: null,
+    ...transfer,
+  }
+}
+
+function completionChoice(request: GenerationRequest, { index, text, tokenIds, finish }: Choice): unknown {
+  return {
+    index,
+    text,
+    logprobs: null,
+    finish_reason: finish?.reason ?? null,
+    stop_reason: finish?.stopReason ?? null,
+    token_ids: request.returnTokenIds ? tokenIds : null,
+    prompt_logprobs: null,
+    prompt_token_ids: request.returnTokenIds ? promptOfChoice(request, index) : null,
+    routed_experts: null,
+  }
+}
+
+function chatChoice(request: GenerationRequest, { index, text, tokenIds, finish, toolCallId }: Choice): unknown {
+  const { tool } = request
+  const call = tool && { id: toolCallId, type: 'function', function: { name: tool.name, arguments: text } }
+  return {
+    index,
+    message: {
+      role: 'assistant',
+      content: tool ? '' : text,
+      refusal: null,
+      annotations: null,
+      audio: null,
+      function_call: null,
+      ...(call ? { tool_calls: [call] } : {}),
+      reasoning: null,
+    },
+    logprobs: null,
+    finish_reason: finish ? chatFinishReason(request, finish) : null,
+    stop_reason: finish?.stopReason ?? null,
+    token_ids: request.returnTokenIds ? tokenIds : null,
+    routed_experts: null,
+  }
+}
+
+/** Only a call demanded by "required" ends with "tool_calls": one demanded by name ends as the text of it did. */
+function chatFinishReason({ tool }: GenerationRequest, { reason }: Finish): string {
+  return tool && !tool.named && reason === 'stop' ? 'tool_calls' : reason
+}
+
+function promptOfChoice({ prompts, n }: GenerationRequest, index: number): readonly number[] | undefined {
+  return prompts[Math.floor(index / n)]?.tokenIds
+}
+
+function usageCounts({ promptTokens, completionTokens }: UsageCounts) {
+  return {
+    prompt_tokens: promptTokens,
+    total_tokens: promptTokens + completionTokens,
+    completion_tokens: completionTokens,
+  }
+}
+
+export type StreamedToken = {
+  readonly choice: Choice
+  readonly text: string
+  readonly tokenId: number
+  readonly finish: Finish | undefined
+  /** Whether it is the choice's first. */
+  readonly first: boolean
+  /** Whether nothing but the usage comes after it. */
+  readonly last: boolean
+  /** Tokens that the choice has, with this one. */
+  readonly completionTokens: number
+}
+
+export type StreamWriter = {
+  /** What a choice begins with; empty when nothing comes before its first token. */
+  readonly opening: (choice: Choice) => string
+  readonly token: (token: StreamedToken) => string
+  readonly usage: (usage: UsageCounts) => string
+}
+
+/** Writes a request's stream in its API's shape. */
+export function createStreamWriter(head: AnswerHead, request: GenerationRequest): StreamWriter {
+  const object = request.api === 'chat' ? 'chat.completion.chunk' : 'text_completion'
+  const { id, createdSeconds: created } = head
+  const start = `data: ${JSON.stringify({ id, object, created, model: request.model }).slice(0, -1)},"choices":[`
+  const fingerprint = `,"system_fingerprint":${JSON.stringify(head.systemFingerprint)}`
+  const usageSoFar = (choice: Choice, completionTokens: number) => {
+    if (!request.continuousUsage) return ''
+    const promptTokens = promptOfChoice(request, choice.index)?.length ?? 0
+    const counts = usageCounts({ promptTokens, completionTokens, details: undefined })
+    return `,"usage":${JSON.stringify({ ...counts, completion_tokens_details: null })}`
+  }
+  const choiceOf = request.api === 'chat' ? chatChunkChoice : completionChunkChoice
+  return {
+    opening: (choice) => {
+      if (request.api === 'completion') return ''
+      const delta = `{"index":${choice.index},"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}`
+      const promptIds = request.returnTokenIds ? JSON.stringify(promptOfChoice(request, choice.index)) : 'null'
+      const usage = usageSoFar(choice, 0)
+      return `${start}${delta}]${usage},"prompt_token_ids":${promptIds},"prompt_text":null}\n\n`
+    },
+    token: (token) => {
+      const usage = usageSoFar(token.choice, token.completionTokens)
+      // The fingerprint comes once, in the stream's last chunk.
+      const end = token.last && !request.includeUsage ? fingerprint : ''
+      return `${start}${choiceOf(request, token)}]${usage}${end}}\n\n`
+    },
+    usage: (usage) => {
+      const { details } = usage
+      const counts = {
+        ...usageCounts(usage),
+        ...(details && {
+          prompt_tokens_details: {
+            cached_tokens: details.cachedTokens,
+            ...(details.createdCacheTokens === null ? {} : { created_cache_tokens: details.createdCacheTokens }),
+          },
+        }),
+      }
+      return `${start}],"usage":${JSON.stringify(counts)}${fingerprint}}\n\n`
+    },
+  }
+}
+
+function chatChunkChoice(request: GenerationRequest, token: StreamedToken): string {
+  const { choice, finish, tokenId } = token
+  const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
+  const ending = finish
+    ? `"finish_reason":"${chatFinishReason(request, finish)}","stop_reason":${JSON.stringify(finish.stopReason)}`
+    : '"finish_reason":null'
+  return `{"index":${choice.index},"delta":${chatDelta(request, token)},"logprobs":null,${ending},"token_ids":${ids}}`
+}
+
+function chatDelta({ tool }: GenerationRequest, { choice, text, first, finish }: StreamedToken): string {
+  if (!tool) return `{"content":${JSON.stringify(text)}}`
+  if (finish && text === '' && !first) return '{}'
+  if (!first) return `{"tool_calls":[{"index":0,"function":{"arguments":${JSON.stringify(text)}}}]}`
+  const called = JSON.stringify({ name: tool.name, arguments: text })
+  return `{"tool_calls":[{"id":"${choice.toolCallId}","type":"function","index":0,"function":${called}}]}`
+}
+
+function completionChunkChoice(request: GenerationRequest, token: StreamedToken): string {
+  const { choice, text, finish, tokenId, first } = token
+  const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
+  const promptIds = request.returnTokenIds && first ? JSON.stringify(promptOfChoice(request, choice.index)) : 'null'
+  const reason = finish ? `"${finish.reason}"` : 'null'
+  const stopReason = JSON.stringify(finish?.stopReason ?? null)
+  return `{"index":${choice.index},"text":${JSON.stringify(text)},"logprobs":null,"finish_reason":${reason},"stop_reason":${stopReason},"prompt_token_ids":${promptIds},"token_ids":${ids}}`
+}
+
+/** An engine's failure after the head was sent, spaced as Python's json module does. */
+export function errorEvent(body: unknown): string {
+  return `data: ${pythonJson(body)}\n\n`
+}
+
+function pythonJson(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value)
+  if (Array.isArray(value)) return `[${value.map(pythonJson).join(', ')}]`
+  return `{${Object.entries(value)
+    .map(([name, member]) => `${JSON.stringify(name)}: ${pythonJson(member)}`)
+    .join(', ')}}`
+}

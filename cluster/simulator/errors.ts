@@ -1,0 +1,96 @@
+// vLLM's refusals: the bodies of its own errors, of FastAPI's validation and of Starlette's routing, which all differ.
+
+/** An answer that is not a generation. It is a value, not an exception. */
+export class ApiError {
+  readonly status: number
+  readonly body: unknown
+  constructor(status: number, body: unknown) {
+    this.status = status
+    this.body = body
+  }
+}
+
+export const NOT_FOUND = new ApiError(404, { detail: 'Not Found' })
+export const METHOD_NOT_ALLOWED = new ApiError(405, { detail: 'Method Not Allowed' })
+/** The one body whose `error` is a string. */
+export const UNAUTHORIZED = new ApiError(401, { error: 'Unauthorized' })
+export const SCALE_OUT_DISABLED = openAiError(
+  403,
+  'PermissionDeniedError',
+  'Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them.',
+)
+/** What an engine's failure looks like to a client, before the first byte and after it. */
+export const ENGINE_FAILED = openAiError(500, 'InternalServerError', 'Internal server error')
+
+function openAiError(status: number, type: string, message: string, param: string | null = null): ApiError {
+  return new ApiError(status, { error: { message, type, param, code: status } })
+}
+
+/** A request that was understood and refused. `value` shows how Python prints it. */
+export function badRequest(message: string, param?: string, value?: string): ApiError {
+  if (param === undefined) return openAiError(400, 'BadRequestError', message)
+  const suffix = value === undefined ? `(parameter=${param})` : `(parameter=${param}, value=${value})`
+  return openAiError(400, 'BadRequestError', `${message} ${suffix}`, param)
+}
+
+export function modelNotFound(model: string, models: readonly string[]): ApiError {
+  const message = `The model \`${model}\` does not exist. Valid aliases: ${models.join(', ')}.`
+  return openAiError(404, 'NotFoundError', message, 'model')
+}
+
+/** A refusal with any status, for tests of those who call an engine. */
+export function refusalWithStatus(status: number): ApiError {
+  const types: Readonly<Record<number, string>> = {
+    400: 'BadRequestError',
+    404: 'NotFoundError',
+    429: 'RateLimitError',
+    500: 'InternalServerError',
+    501: 'NotImplementedError',
+    503: 'ServiceUnavailableError',
+  }
+  return openAiError(status, types[status] ?? 'InternalServerError', 'The engine refuses requests at the moment.')
+}
+
+/** One finding of the schema validation in front of vLLM. */
+export type Issue = {
+  readonly type: string
+  readonly loc: string
+  readonly msg: string
+  readonly input: unknown
+  readonly ctx?: string
+}
+
+/** All findings as the one message that vLLM makes of them; `param` is the first place. */
+export function validationError(issues: readonly Issue[]): ApiError {
+  const lines = issues.map(({ type, loc, msg, input, ctx }) => {
+    const context = ctx === undefined ? '' : `, 'ctx': {'error': ${pythonText(ctx)}}`
+    return `  {'type': '${type}', 'loc': '${loc}', 'msg': ${pythonText(msg)}, 'input': ${pythonText(summary(input))}${context}}`
+  })
+  const count = `${issues.length} validation error${issues.length === 1 ? '' : 's'}`
+  return openAiError(400, 'Bad Request', `${count}:\n${lines.join('\n')}`, issues[0]?.loc ?? null)
+}
+
+export function unsupportedMediaType(): ApiError {
+  const message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+  return openAiError(400, 'Bad Request', message)
+}
+
+function summary(input: unknown): string {
+  if (input === null || input === undefined) return 'None'
+  if (Array.isArray(input)) return `<list of ${input.length} items>`
+  if (typeof input === 'object') return `<dict of ${Object.keys(input).length} items>`
+  if (typeof input === 'boolean') return input ? 'True' : 'False'
+  return String(input)
+}
+
+/** Python's repr of a string, quotes chosen as it chooses them. */
+function pythonText(text: string): string {
+  const quote = text.includes("'") && !text.includes('"') ? '"' : "'"
+  const escaped = text.replaceAll('\\', '\\\\').replaceAll('\n', '\\n').replaceAll('\t', '\\t')
+  return quote === "'" ? `'${escaped.replaceAll("'", "\\'")}'` : `"${escaped}"`
+}
+
+/** A number as Python's float prints it: a whole one keeps its point. */
+export function pythonFloat(value: number): string {
+  return Number.isInteger(value) && Math.abs(value) < 1e16 ? `${value}.0` : String(value)
+}

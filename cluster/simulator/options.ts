@@ -1,0 +1,85 @@
+// What a simulated pod can be told, its defaults, and the one line that a wrong setting gets.
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { UserError } from '../user-error.ts'
+
+export type SimulatorOptions = {
+  readonly host?: string
+  /** 0 takes any free port. */
+  readonly port?: number
+  /** Served model names; the first one labels the metrics. */
+  readonly models?: readonly string[]
+  /** Default 32768, or less where the KV cache is smaller. */
+  readonly maxModelLen?: number
+  readonly maxNumSeqs?: number
+  readonly maxNumBatchedTokens?: number
+  readonly kvCacheTokens?: number
+  /** Tokens of a KV block. */
+  readonly blockSize?: number
+  /** 1 is real time, 2 twice as fast, 0 without any waiting. */
+  readonly speed?: number
+  readonly seed?: number
+  /** A directory with tokenizer.json and tokenizer_config.json; the built-in tokenizer without it. */
+  readonly tokenizerDir?: string
+  /** Asked of callers of /v1, as by `vllm serve --api-key`. */
+  readonly apiKey?: string
+  readonly tls?: { readonly key: string | Buffer; readonly cert: string | Buffer }
+  /** Whether usage tells the cached tokens (`--enable-prompt-tokens-details`). */
+  readonly promptTokensDetails?: boolean
+  /** Whether answers carry X-Request-Id (`--enable-request-id-headers`). */
+  readonly requestIdHeaders?: boolean
+}
+
+export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>> &
+  Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
+
+/** What an H100 has left for the KV cache beside an 8B model in bfloat16. */
+const KV_CACHE_TOKENS_DEFAULT = 458_752
+const MAX_MODEL_LEN_DEFAULT = 32_768
+
+/** The options with their defaults. Throws a UserError that names the setting and the fix. */
+export function settleOptions(options: SimulatorOptions): Settings {
+  const { tokenizerDir, apiKey, tls } = options
+  const blockSize = whole('blockSize', options.blockSize ?? 16, 1)
+  const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? KV_CACHE_TOKENS_DEFAULT, blockSize)
+  const usableTokens = kvCacheTokens - (kvCacheTokens % blockSize)
+  const maxModelLen = whole('maxModelLen', options.maxModelLen ?? Math.min(MAX_MODEL_LEN_DEFAULT, usableTokens), 2)
+  if (maxModelLen > usableTokens) {
+    throw new UserError(
+      `kvCacheTokens ${kvCacheTokens} cannot hold one request of maxModelLen ${maxModelLen} tokens: raise the one or lower the other`,
+    )
+  }
+  const models = options.models ?? ['sim-8b']
+  if (models.length === 0 || models.includes(''))
+    throw new UserError('models: give at least one name, and no empty one')
+  const speed = options.speed ?? 1
+  if (!Number.isFinite(speed) || speed < 0)
+    throw new UserError(`speed ${speed}: give 1 for real time, 0 for no waiting`)
+  if (tokenizerDir !== undefined && !existsSync(join(tokenizerDir, 'tokenizer.json'))) {
+    throw new UserError(
+      `${join(tokenizerDir, 'tokenizer.json')} does not exist: give the directory of a model's tokenizer`,
+    )
+  }
+  return {
+    host: options.host ?? '127.0.0.1',
+    port: whole('port', options.port ?? 0, 0),
+    models,
+    maxModelLen,
+    maxNumSeqs: whole('maxNumSeqs', options.maxNumSeqs ?? 256, 1),
+    maxNumBatchedTokens: whole('maxNumBatchedTokens', options.maxNumBatchedTokens ?? 8192, 1),
+    kvCacheTokens,
+    blockSize,
+    speed,
+    seed: whole('seed', options.seed ?? 0, 0),
+    promptTokensDetails: options.promptTokensDetails ?? true,
+    requestIdHeaders: options.requestIdHeaders ?? true,
+    ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
+    ...(apiKey === undefined ? {} : { apiKey }),
+    ...(tls === undefined ? {} : { tls }),
+  }
+}
+
+function whole(name: string, value: number, least: number): number {
+  if (Number.isSafeInteger(value) && value >= least) return value
+  throw new UserError(`${name} ${value}: give a whole number of at least ${least}`)
+}

@@ -1,0 +1,146 @@
+// Everything on this machine: simulated pods (or your vLLM servers), the router, the edge, and a key to try them with.
+import { mkdirSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { loadRouterConfig } from './config.ts'
+import { startEdge } from './edge-process.ts'
+import { localSecrets, STATE_DIR, storeLocalKey } from './keys.ts'
+import { createLog, startRouter } from './router.ts'
+
+export type UpOptions = {
+  readonly edgePort: number
+  readonly routerPort: number | undefined
+  readonly adminPort: number | undefined
+  readonly podPort: number
+  readonly pods: number
+  /** Real vLLM servers in the pods' place. */
+  readonly engines: readonly string[]
+  readonly configFile: string | undefined
+  readonly model: string
+  readonly speed: number
+  readonly print: (text: string) => void
+  /** A part ended by itself: the rest makes no sense without it. */
+  readonly onFailure: (message: string) => void
+}
+
+const DEMO_TENANT = 'demo'
+
+/** Starts all of it; resolves with what stops all of it. Throws UserError, with nothing left running. */
+export async function up(options: UpOptions): Promise<() => Promise<void>> {
+  const stops: (() => Promise<void>)[] = []
+  const stopAll = async () => {
+    await Promise.all(stops.splice(0).map((stop) => stop()))
+  }
+  try {
+    await start(options, stops)
+    return stopAll
+  } catch (error) {
+    await stopAll()
+    throw error
+  }
+}
+
+async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promise<void> {
+  const { edgePort, routerPort, adminPort, engines, configFile, print } = options
+  const secrets = localSecrets()
+  const keyStored = storeLocalKey(secrets.demoKey, { tenant: DEMO_TENANT, name: 'made by up' })
+  // It is awaited below; a failure before that must not end the process as unhandled.
+  keyStored.catch(() => undefined)
+  const logDir = join(STATE_DIR, 'logs')
+  mkdirSync(logDir, { recursive: true })
+
+  const pods = await startPods(options, stops)
+  const config = loadRouterConfig(configFile, {
+    host: '127.0.0.1',
+    port: routerPort,
+    adminPort,
+    edgeKeys: secrets.edgeKeys,
+    endpoints: [...engines, ...pods.map(({ url }) => url)],
+  })
+  const router = await startRouter(config, createLog(config.logLevel, join(logDir, 'router.log')), {
+    port: '--router-port',
+    adminPort: '--admin-port',
+  })
+  stops.push(() => router.close(500))
+  await Promise.all([keyStored, router.firstRound])
+  const edge = await startEdge({
+    port: edgePort,
+    routerUrl: `http://127.0.0.1:${router.port}`,
+    secretsFile: secrets.file,
+    logFile: join(logDir, 'edge.log'),
+    onExit: options.onFailure,
+  })
+  stops.push(edge.close)
+
+  const rows = [
+    ['edge', edge.url, 'OpenAI API; key below'],
+    ['router', `http://127.0.0.1:${router.port}`, 'takes only what the edge signed'],
+    ['admin', `http://127.0.0.1:${router.adminPort}`, '/decisions, /endpoints, /metrics; no key'],
+    ...config.endpoints.map(({ origin }, index) => [
+      pods.length > 0 ? `pod ${index + 1}` : `engine ${index + 1}`,
+      origin,
+      pods.length > 0 ? `simulated vLLM, model ${options.model}` : 'vLLM',
+    ]),
+    ['key', secrets.demoKey, `tenant ${DEMO_TENANT}`],
+    ['logs', relative(process.cwd(), logDir), ''],
+  ] as const
+  print(`\n${table(rows)}\n`)
+  const model = (await modelsOf(edge.url, secrets.demoKey))[0] ?? options.model
+  print(`${exampleCall(edge.url, secrets.demoKey, model)}\n`)
+  print('Why did it go there?  npm run warmpath -- why\nCtrl-C stops everything.\n')
+}
+
+async function startPods(
+  { engines, configFile, pods, podPort, model, speed }: UpOptions,
+  stops: (() => Promise<void>)[],
+): Promise<readonly { readonly url: string }[]> {
+  if (engines.length > 0 || (configFile !== undefined && hasEndpoints(configFile))) return []
+  const { startSimulator } = await import('./simulator/server.ts')
+  const started: { readonly url: string }[] = []
+  for (let index = 0; index < pods; index++) {
+    const port = podPort === 0 ? 0 : podPort + index
+    const pod = await startSimulator({ port, models: [model], speed, seed: index + 1 }, '--pod-port')
+    stops.push(pod.close)
+    started.push(pod)
+  }
+  return started
+}
+
+function hasEndpoints(configFile: string): boolean {
+  // Loaded with a stand-in first: a file without endpoints is fine here, the simulated pods are them.
+  const standIn = 'http://127.0.0.1:1'
+  const over = { host: '127.0.0.1', endpoints: [standIn] }
+  loadRouterConfig(configFile, over)
+  try {
+    return loadRouterConfig(configFile, { host: '127.0.0.1' }).endpoints.length > 0
+  } catch {
+    return false
+  }
+}
+
+/** Asked through the edge, with the key: what is printed is known to work. */
+async function modelsOf(edgeUrl: string, key: string): Promise<readonly string[]> {
+  const answer = await fetch(`${edgeUrl}/v1/models`, { headers: { authorization: `Bearer ${key}` } })
+  const { data } = (await answer.json()) as { data?: readonly { readonly id: string }[] }
+  return data?.map(({ id }) => id) ?? []
+}
+
+function exampleCall(edgeUrl: string, key: string, model: string): string {
+  const body = JSON.stringify({
+    model,
+    stream: true,
+    messages: [{ role: 'user', content: 'Tell me about warm caches.' }],
+  })
+  return `curl -N ${edgeUrl}/v1/chat/completions -H 'authorization: Bearer ${key}' -H 'content-type: application/json' -d '${body}'`
+}
+
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
+}
