@@ -7,6 +7,7 @@ import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet, Passage } from '../endpoints/set.ts'
 import type { Attempt, DecisionRecord } from '../epp/decision-log.ts'
 import type { Leg, LegEvents, LegFailure, LegRequest, SendLeg } from '../legs/leg.ts'
+import { beginAnswer } from './answer-writer.ts'
 import { type EngineError, ERROR_BYTES_MAX, readEngineError, readErrorEvent } from './engine-error.ts'
 import { EventStream, isErrorEvent, usageOfAnswer } from './event-stream.ts'
 
@@ -35,7 +36,6 @@ export type ExchangeDeps = {
 export type ExchangeRequest = {
   readonly leg: LegRequest
   readonly shape: ErrorShape
-  readonly stream: boolean
   /** The caller did not ask for usage, the router did. */
   readonly withholdUsage: boolean
   readonly promptTokens: number
@@ -74,13 +74,16 @@ class Exchange implements LegEvents {
   readonly #record: DecisionRecord
   readonly #res: ServerResponse
   readonly #over: (status: number) => void
-  readonly #events: EventStream | undefined
+  /** Set when the engine answers with an event stream. */
+  #events: EventStream | undefined
+  #write: (bytes: Buffer) => boolean = () => true
   #stage: Stage = 'waiting'
   #leg: Leg | undefined
   #passage: Passage | undefined
   #attempt: Attempt | undefined
   #status = 0
   #contentType = 'application/json'
+  #contentLength: string | undefined
   #kept: Buffer[] | undefined = []
   #keptBytes = 0
   #lastChunkAtMs = 0
@@ -100,12 +103,10 @@ class Exchange implements LegEvents {
     this.#record = record
     this.#res = res
     this.#over = over
-    this.#events = request.stream ? new EventStream(request.withholdUsage) : undefined
   }
 
   begin(): void {
     this.#res.on('close', () => this.#callerClosed())
-    this.#res.on('drain', () => this.#callerDrained())
     this.#total = setTimeout(() => this.#totalPassed(), this.#deps.timeouts.totalMs)
     this.#try()
   }
@@ -133,8 +134,11 @@ class Exchange implements LegEvents {
       this.#try()
       return
     }
-    const { 'content-type': contentType } = headers
+    const { 'content-type': contentType, 'content-length': contentLength } = headers
     if (typeof contentType === 'string') this.#contentType = contentType
+    // The engine's word counts, not the request's: vLLM streams for `"stream": 1` too.
+    if (this.#contentType.startsWith('text/event-stream')) this.#events = new EventStream(this.#request.withholdUsage)
+    else if (typeof contentLength === 'string') this.#contentLength = contentLength
     this.#stage = status >= 400 ? 'error' : 'held'
   }
 
@@ -158,7 +162,7 @@ class Exchange implements LegEvents {
       this.#silence?.refresh()
     }
     this.#lastChunkAtMs = nowMs
-    this.#write(bytes)
+    this.#pass(bytes)
   }
 
   end(): void {
@@ -271,35 +275,39 @@ class Exchange implements LegEvents {
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.idleMs)
     this.#res.setHeader('content-type', this.#contentType)
     if (this.#events) this.#res.setHeader('cache-control', 'no-cache, no-transform')
-    this.#res.writeHead(this.#status)
+    else if (this.#contentLength !== undefined) this.#res.setHeader('content-length', this.#contentLength)
+    this.#write = beginAnswer(this.#res, this.#status)
   }
 
-  #write(bytes: Buffer): void {
-    if (this.#res.write(bytes) || this.#paused) return
+  #pass(bytes: Buffer): void {
+    if (this.#write(bytes) || this.#paused) return
     this.#paused = true
     this.#leg?.pause()
+    const { socket } = this.#res
+    ;(socket ?? this.#res).once('drain', () => this.#callerDrained())
   }
 
   #endStream(events: EventStream): void {
     const rest = events.rest()
-    if (rest.length > 0) this.#res.write(rest)
+    if (rest.length > 0) this.#write(rest)
     this.#record.usage = events.usage
     if (events.failed) this.#settle('completed', 'answered', 'ended with an error event of the engine')
     else if (events.done) this.#settle('completed', 'answered', 'completed')
     else {
       const message = 'The engine closed the stream before the answer was complete.'
-      this.#res.write(errorEvent(this.#request.shape, 'upstream_truncated', message))
+      this.#write(Buffer.from(errorEvent(this.#request.shape, 'upstream_truncated', message)))
       this.#settle('failed', 'closed the stream early', 'truncated')
     }
   }
 
   /** The head is out: the caller must see that this answer is not whole. */
   #breakOff(how: 'failed' | 'cancelled', attempt: string, code: string, message: string): void {
-    const { shape, stream } = this.#request
     if (how === 'failed') this.#blame(attempt)
     this.#settle(how, attempt, `broken off: ${attempt}`)
-    if (stream) this.#res.end(errorEvent(shape, code, message))
-    else this.#res.destroy()
+    if (this.#events) {
+      this.#write(Buffer.from(errorEvent(this.#request.shape, code, message)))
+      this.#res.end()
+    } else this.#res.destroy()
   }
 
   #refuseByEngine(error: EngineError): void {

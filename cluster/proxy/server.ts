@@ -47,16 +47,16 @@ export function createProxy(deps: ProxyDeps): Server {
       requestTimeout: deps.timeouts.headerMs * 2,
       connectionsCheckingInterval: TIMEOUT_CHECK_MS,
     },
-    (req, res) => route(deps, nextDecisionId, req, res),
+    (req, res) => route(deps, nextId(), req, res),
   )
-  const nextDecisionId = createDecisionIds()
+  const nextId = createIds()
   server.on('clientError', refuseUnreadable)
   return server
 }
 
-function route(deps: ProxyDeps, nextDecisionId: () => string, req: IncomingMessage, res: ServerResponse): void {
+function route(deps: ProxyDeps, id: string, req: IncomingMessage, res: ServerResponse): void {
   const path = pathOf(req)
-  const requestId = acceptableRequestId(headerOf(req, HEADER.requestId)) ?? `req_${randomBytes(12).toString('hex')}`
+  const requestId = acceptableRequestId(headerOf(req, HEADER.requestId)) ?? `req_${id}`
   res.setHeader(HEADER.requestId, requestId)
 
   if (path === '/healthz') return sendJson(res, 200, { status: 'ok' })
@@ -64,7 +64,7 @@ function route(deps: ProxyDeps, nextDecisionId: () => string, req: IncomingMessa
   const dialect = DIALECT_OF_PATH[path]
   if (dialect) {
     if (req.method !== 'POST') return refuseMethod(req, res, 'POST')
-    return receive(deps, { dialect, requestId, id: nextDecisionId() }, req, res)
+    return receive(deps, { dialect, requestId, id: `d-${id}` }, req, res)
   }
   if (path === '/v1/models' || path.startsWith('/v1/models/')) {
     if (req.method !== 'GET') return refuseMethod(req, res, 'GET')
@@ -148,10 +148,10 @@ async function answer(
     headers: engineHeaders(req, arrival.id),
     body: request.body,
   } as const
-  const { stream, withholdUsage } = request
+  const { withholdUsage, promptTokensEstimate: promptTokens } = request
   runExchange(
     exchangeDeps(deps),
-    { leg, shape, stream, withholdUsage, promptTokens: request.promptTokensEstimate, order: decode.order },
+    { leg, shape, withholdUsage, promptTokens, order: decode.order },
     record,
     res,
     (status) => {
@@ -342,8 +342,8 @@ function headerOf(req: IncomingMessage, name: string): string | undefined {
 }
 
 /** Unique across restarts and replicas, short enough to read out. */
-function createDecisionIds(): () => string {
+function createIds(): () => string {
   const prefix = randomBytes(5).toString('hex')
   let count = 0
-  return () => `d-${prefix}-${(++count).toString(36)}`
+  return () => `${prefix}-${(++count).toString(36)}`
 }

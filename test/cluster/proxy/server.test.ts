@@ -284,6 +284,15 @@ describe('an engine that fails in mid-answer', () => {
     expect(text).not.toContain('[DONE]')
   })
 
+  it('is noticed by what the engine sends, however the caller spelled "stream": vLLM takes 1 for true', async () => {
+    const engine = await startEngine((generation) => {
+      startStream(generation)
+      generation.res.end()
+    })
+    const { text } = await chat((await startRig([engine])).url, { ...streamed, stream: 1 }).answer
+    expect(text).toContain('upstream_truncated')
+  })
+
   it('an unstreamed answer that is cut does not look whole', async () => {
     const engine = await startEngine(({ res, socket }) => {
       res.writeHead(200, { 'content-type': 'application/json', 'content-length': '1000' })
