@@ -1,6 +1,7 @@
 // What flows back to the caller: one pull-based stream over the router's answer. It is never tee'd: with a second
 // branch, a caller who leaves would no longer cancel the generation. A failure after the head is told in the stream.
-import type { Tap, Usage } from './tap.ts'
+import type { Usage } from '../shared/usage.ts'
+import type { Tap } from './tap.ts'
 
 /** How an answer ended. */
 export type Outcome = 'complete' | 'upstream_error' | 'client_abort' | keyof typeof FAILURES

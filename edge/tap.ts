@@ -2,13 +2,8 @@
 import type { ErrorShape } from '../shared/dialect.ts'
 import { errorEvent } from '../shared/rejection.ts'
 import { SseSplitter } from '../shared/sse.ts'
+import { readUsage, type Usage } from '../shared/usage.ts'
 import { concat } from './bytes.ts'
-
-export type Usage = {
-  readonly promptTokens: number
-  readonly completionTokens: number
-  readonly cachedTokens: number
-}
 
 export type Tap = {
   /** Takes a chunk; answers the bytes of it, and of those held back before, that go on; undefined: it is unreadable. */
@@ -41,7 +36,7 @@ export function eventTap(shape: ErrorShape, withholdUsage: boolean): Tap {
     if (!data.includes('"usage"') && !data.includes('"error"')) return true
     const message = parseObject(data)
     if (message?.error) ended = 'upstream_error'
-    const told = usageOf(message)
+    const told = readUsage(message?.usage)
     if (!told) return true
     usage = told
     // Only the event that carries nothing else: with continuous usage every chunk of text carries some.
@@ -74,7 +69,7 @@ export function plainTap(): Tap {
     },
     ended: () => undefined,
     silentEnd: 'complete',
-    usage: () => usageOf(parseObject(new TextDecoder().decode(concat(chunks)))),
+    usage: () => readUsage(parseObject(new TextDecoder().decode(concat(chunks)))?.usage),
     failure: () => undefined,
   }
 }
@@ -83,26 +78,9 @@ type JsonObject = Readonly<Record<string, unknown>>
 
 function parseObject(text: string): JsonObject | undefined {
   try {
-    return asObject(JSON.parse(text))
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null ? (value as JsonObject) : undefined
   } catch {
     return undefined
   }
-}
-
-function asObject(value: unknown): JsonObject | undefined {
-  return typeof value === 'object' && value !== null ? (value as JsonObject) : undefined
-}
-
-function usageOf(message: JsonObject | undefined): Usage | undefined {
-  const usage = asObject(message?.usage)
-  if (!usage) return undefined
-  return {
-    promptTokens: countOf(usage.prompt_tokens),
-    completionTokens: countOf(usage.completion_tokens),
-    cachedTokens: countOf(asObject(usage.prompt_tokens_details)?.cached_tokens),
-  }
-}
-
-function countOf(value: unknown): number {
-  return typeof value === 'number' ? value : 0
 }

@@ -3,8 +3,8 @@ import type { Clock } from '../shared/clock.ts'
 import { type ErrorShape, errorShapeOf } from '../shared/dialect.ts'
 import { acceptableRequestId, HEADER } from '../shared/headers.ts'
 import { type Rejection, rejectionToHttp } from '../shared/rejection.ts'
+import type { Usage } from '../shared/usage.ts'
 import type { Outcome } from './meter.ts'
-import type { Usage } from './tap.ts'
 
 /** Callers choose these texts. */
 const CHARS_LOGGED = 128

@@ -1,6 +1,7 @@
 // Remembers recent decisions for `why`, in a ring bounded by bytes.
 import type { Dialect } from '../../shared/dialect.ts'
 import type { Rejection } from '../../shared/rejection.ts'
+import type { Usage } from '../../shared/usage.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { Candidate, ProfileRun } from '../scheduling/types.ts'
 
@@ -18,13 +19,6 @@ export type Attempt = {
   outcome: string
   readonly startedAtMs: number
   endedAtMs: number | undefined
-}
-
-export type Usage = {
-  readonly promptTokens: number
-  readonly completionTokens: number
-  /** Undefined when the engine did not say. */
-  readonly cachedTokens: number | undefined
 }
 
 /** A decision and what became of it. The exchange writes into it while it goes on. */

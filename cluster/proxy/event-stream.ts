@@ -1,7 +1,6 @@
 // The one look that the router takes at a streamed answer. It finds event boundaries, the usage event, the terminal event
 // and an error, on bytes and without parsing more than the usage event: this runs once per streamed token.
-
-import type { Usage } from '../epp/decision-log.ts'
+import { readUsage, type Usage } from '../../shared/usage.ts'
 
 /** An event longer than this is passed on unread. vLLM's are a few hundred bytes; with logprobs some thousand. */
 const EVENT_BYTES_MAX = 1024 * 1024
@@ -130,23 +129,6 @@ function usageOfEvent(event: Buffer): Usage | undefined {
     return choices?.length === 0 ? readUsage(usage) : undefined
   } catch {
     return undefined
-  }
-}
-
-/** An answer's `usage` member, or undefined when it is none. */
-export function readUsage(usage: unknown): Usage | undefined {
-  if (typeof usage !== 'object' || usage === null) return undefined
-  const { prompt_tokens, completion_tokens, prompt_tokens_details } = usage as {
-    prompt_tokens?: unknown
-    completion_tokens?: unknown
-    prompt_tokens_details?: { cached_tokens?: unknown } | null
-  }
-  if (typeof prompt_tokens !== 'number') return undefined
-  const cached = prompt_tokens_details?.cached_tokens
-  return {
-    promptTokens: prompt_tokens,
-    completionTokens: typeof completion_tokens === 'number' ? completion_tokens : 0,
-    cachedTokens: typeof cached === 'number' ? cached : undefined,
   }
 }
 
