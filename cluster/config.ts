@@ -16,6 +16,9 @@ import {
 } from './scheduling/profile.ts'
 import { UserError } from './user-error.ts'
 
+export const ADMIN_PORT_DEFAULT = 8081
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
 /** What the edge accepts, and room for what it adds. */
 const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024
 
@@ -35,7 +38,7 @@ const ConfigFile = v.strictObject({
   host: v.optional(v.string()),
   port: v.optional(port),
   admin: v.optional(v.strictObject({ host: v.optional(v.string()), port: v.optional(port) })),
-  logLevel: v.optional(v.picklist(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])),
+  logLevel: v.optional(v.picklist(LOG_LEVELS)),
   edgeKeys: v.optional(v.string()),
   allowUnsigned: v.optional(v.boolean()),
   endpoints: v.optional(
@@ -214,7 +217,7 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     port: over.port ?? file.port ?? 8000,
     admin: {
       host: over.adminHost ?? file.admin?.host ?? '127.0.0.1',
-      port: over.adminPort ?? file.admin?.port ?? 8081,
+      port: over.adminPort ?? file.admin?.port ?? ADMIN_PORT_DEFAULT,
     },
     logLevel: over.logLevel ?? file.logLevel ?? 'info',
     edgeKeys,

@@ -22,6 +22,7 @@ export type EdgeOptions = {
   /** An env file with KEY_PEPPER and EDGE_SIGNING_KEYS. */
   readonly secretsFile: string
   readonly logFile: string
+  readonly env: NodeJS.ProcessEnv
   /** Called when it ends by itself. */
   readonly onExit: (message: string) => void
 }
@@ -44,7 +45,7 @@ export async function startEdge(options: EdgeOptions): Promise<EdgeProcess> {
       cwd: PROJECT_DIR,
       detached: true,
       stdio: ['ignore', log, log],
-      env: { ...process.env, WRANGLER_SEND_METRICS: 'false', CLOUDFLARE_CF_FETCH_ENABLED: 'false', NO_COLOR: '1' },
+      env: options.env,
     },
   )
   closeSync(log)

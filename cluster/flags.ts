@@ -32,7 +32,7 @@ export function parseFlags(
     })
     return { values: parsed.values as FlagValues, positionals: parsed.positionals }
   } catch (error) {
-    const [what] = (error as Error).message.split('. ')
+    const [what] = (error as Error).message.split(/\. |\n/)
     throw new UserError(`${what}; see warmpath ${command} --help`)
   }
 }
@@ -74,6 +74,13 @@ export function number(values: FlagValues, name: string, min: number, max: numbe
   const parsed = Number(value)
   if (value.trim() !== '' && parsed >= min && parsed <= max && (!whole || Number.isInteger(parsed))) return parsed
   throw new UserError(`--${name} ${value}: expected a ${whole ? 'whole ' : ''}number from ${min} to ${max}`)
+}
+
+/** One of the choices, or undefined when the flag is not given. */
+export function choice(values: FlagValues, name: string, choices: readonly string[]): string | undefined {
+  const value = text(values, name)
+  if (value === undefined || choices.includes(value)) return value
+  throw new UserError(`--${name} ${value}: expected one of ${choices.join(', ')}`)
 }
 
 export function port(values: FlagValues, name: string): number | undefined {

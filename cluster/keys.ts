@@ -1,6 +1,6 @@
 // API keys of the local edge: its secrets, and the key records in the store that `wrangler dev` uses.
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type KeyRecord, keyDigest, keyRecordName, mintApiKey } from '../shared/api-key.ts'
@@ -20,25 +20,50 @@ export type LocalSecrets = {
   readonly file: string
 }
 
+/** Throws UserError when the file is there and cannot be used: new secrets would end every key that was made. */
 export function localSecrets(): LocalSecrets {
   mkdirSync(STATE_DIR, { recursive: true })
-  const known = readSecrets()
-  const pepper = known.get('KEY_PEPPER') ?? randomBytes(32).toString('base64url')
-  const edgeKeys = known.get('EDGE_SIGNING_KEYS') ?? `local:${randomBytes(32).toString('base64url')}`
-  const demoKey = known.get('DEMO_KEY') ?? mintApiKey(randomBytes)
-  const lines = [`KEY_PEPPER=${pepper}`, `EDGE_SIGNING_KEYS=${edgeKeys}`, `DEMO_KEY=${demoKey}`]
-  writeFileSync(SECRETS_FILE, `${lines.join('\n')}\n`, { mode: 0o600 })
-  chmodSync(SECRETS_FILE, 0o600)
-  return { pepper, edgeKeys, demoKey, file: SECRETS_FILE }
+  return readSecrets() ?? makeSecrets()
 }
 
-function readSecrets(): Map<string, string> {
+/** Several commands may start at once: the first to link its file into place makes the secrets of all. */
+function makeSecrets(): LocalSecrets {
+  const lines = [
+    `KEY_PEPPER=${randomBytes(32).toString('base64url')}`,
+    `EDGE_SIGNING_KEYS=local:${randomBytes(32).toString('base64url')}`,
+    `DEMO_KEY=${mintApiKey(randomBytes)}`,
+  ]
+  const draft = `${SECRETS_FILE}.${process.pid}`
+  writeFileSync(draft, `${lines.join('\n')}\n`, { mode: 0o600 })
   try {
-    const lines = readFileSync(SECRETS_FILE, 'utf8').split('\n')
-    return new Map(lines.filter((line) => line.includes('=')).map((line) => splitOnce(line, '=')))
-  } catch {
-    return new Map()
+    linkSync(draft, SECRETS_FILE)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  } finally {
+    rmSync(draft)
   }
+  const secrets = readSecrets()
+  if (!secrets) throw new UserError(`${SECRETS_FILE} went away while it was read`)
+  return secrets
+}
+
+/** Undefined when there are none yet. */
+function readSecrets(): LocalSecrets | undefined {
+  let text: string
+  try {
+    text = readFileSync(SECRETS_FILE, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT') return undefined
+    throw new UserError(`cannot read ${SECRETS_FILE}: ${code}`)
+  }
+  const lines = text.split('\n').filter((line) => line.includes('='))
+  const values = new Map(lines.map((line) => splitOnce(line, '=')))
+  const [pepper, edgeKeys, demoKey] = ['KEY_PEPPER', 'EDGE_SIGNING_KEYS', 'DEMO_KEY'].map((name) => values.get(name))
+  if (!pepper || !edgeKeys || !demoKey) {
+    throw new UserError(`${SECRETS_FILE} is damaged: remove it to start afresh (keys made so far stop working)`)
+  }
+  return { pepper, edgeKeys, demoKey, file: SECRETS_FILE }
 }
 
 function splitOnce(line: string, separator: string): [string, string] {
@@ -69,8 +94,6 @@ export async function storeLocalKey(key: string, { tenant, ...rest }: NewKey): P
   }
   const { pepper } = localSecrets()
   const record: KeyRecord = { tenant, createdAt: new Date().toISOString(), ...rest }
-  // wrangler has no other way to be told that its progress is not ours: what `key create` prints is the key alone.
-  process.env.WRANGLER_LOG ??= 'error'
   const { getPlatformProxy } = await import('wrangler')
   const proxy = await getPlatformProxy<{ KEYS: { put: (name: string, value: string) => Promise<void> } }>({
     configPath: join(PROJECT_DIR, 'wrangler.toml'),

@@ -1,7 +1,18 @@
 // The program: one entry, several commands. The only reader of process.env and argv; wires, starts, drains.
 import { isIP } from 'node:net'
-import { loadRouterConfig } from './config.ts'
-import { describeFlags, type Flag, type FlagValues, isOn, number, parseFlags, port, text, texts } from './flags.ts'
+import { ADMIN_PORT_DEFAULT, LOG_LEVELS, loadRouterConfig } from './config.ts'
+import {
+  choice,
+  describeFlags,
+  type Flag,
+  type FlagValues,
+  isOn,
+  number,
+  parseFlags,
+  port,
+  text,
+  texts,
+} from './flags.ts'
 import { UserError } from './user-error.ts'
 
 type Command = {
@@ -14,7 +25,10 @@ type Command = {
   readonly run: (values: FlagValues, positionals: readonly string[]) => Promise<void>
 }
 
-const ADMIN_URL = 'http://127.0.0.1:8081'
+const ADMIN_URL = `http://127.0.0.1:${ADMIN_PORT_DEFAULT}`
+
+const PODS_DEFAULT = 3
+const PODS_MAX = 200
 
 const listenFlags = {
   host: { type: 'string', value: 'ADDRESS', help: 'listen there (default: POD_IP, else 127.0.0.1)' },
@@ -122,7 +136,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
 }
 
 async function runUp(values: FlagValues): Promise<void> {
-  const pods = number(values, 'pods', 1, 200)
+  const pods = number(values, 'pods', 1, PODS_MAX)
   const engines = texts(values, 'engine')
   if (pods !== undefined && engines.length > 0) throw new UserError('--pods and --engine exclude each other: drop one')
   const { up } = await import('./up.ts')
@@ -132,12 +146,13 @@ async function runUp(values: FlagValues): Promise<void> {
       edgePort: number(values, 'port', 1, 65_535) ?? 8787,
       routerPort: port(values, 'router-port'),
       adminPort: port(values, 'admin-port'),
-      podPort: port(values, 'pod-port') ?? 8101,
-      pods: pods ?? 3,
+      podPort: number(values, 'pod-port', 0, 65_536 - (pods ?? PODS_DEFAULT)) ?? 8101,
+      pods: pods ?? PODS_DEFAULT,
       engines,
       configFile: text(values, 'config'),
       model: text(values, 'model') ?? 'sim-8b',
       speed: number(values, 'speed', 0, 1_000, false) ?? 1,
+      env: process.env,
       print: (line) => process.stdout.write(`${line}\n`),
       onFailure: (message) => {
         process.stderr.write(`warmpath: ${message}\n`)
@@ -161,7 +176,7 @@ async function runRouter(values: FlagValues): Promise<void> {
     port: port(values, 'port'),
     adminHost: text(values, 'admin-host'),
     adminPort: port(values, 'admin-port'),
-    logLevel: text(values, 'log-level'),
+    logLevel: choice(values, 'log-level', LOG_LEVELS),
     edgeKeys: process.env.EDGE_SIGNING_KEYS,
     allowUnsigned: isOn(values, 'allow-unsigned'),
     endpoints: [...texts(values, 'endpoint'), ...(vllmPort === undefined ? [] : [`http://127.0.0.1:${vllmPort}`])],
@@ -269,6 +284,13 @@ function overview(): string {
   const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`)
   return `usage: warmpath COMMAND [flags]\n\n${rows.join('\n')}\n\nwarmpath COMMAND --help tells more.\n`
 }
+
+// wrangler has no other way to be told: nothing here calls home, and its progress is not what a command prints.
+process.env.WRANGLER_SEND_METRICS = 'false'
+process.env.CLOUDFLARE_CF_FETCH_ENABLED = 'false'
+process.env.WRANGLER_LOG ??= 'error'
+// A reader like `head` may close our stdout: no reason to fall over what still has to be stopped.
+process.stdout.on('error', () => process.emit('SIGTERM'))
 
 async function main([name, ...args]: readonly string[]): Promise<void> {
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {

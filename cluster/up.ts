@@ -1,10 +1,11 @@
 // Everything on this machine: simulated pods (or your vLLM servers), the router, the edge, and a key to try them with.
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { loadRouterConfig } from './config.ts'
+import { ADMIN_PORT_DEFAULT, loadRouterConfig } from './config.ts'
 import { startEdge } from './edge-process.ts'
 import { localSecrets, STATE_DIR, storeLocalKey } from './keys.ts'
 import { createLog, startRouter } from './router.ts'
+import { UserError } from './user-error.ts'
 
 export type UpOptions = {
   readonly edgePort: number
@@ -17,6 +18,8 @@ export type UpOptions = {
   readonly configFile: string | undefined
   readonly model: string
   readonly speed: number
+  /** For the processes it starts. */
+  readonly env: NodeJS.ProcessEnv
   readonly print: (text: string) => void
   /** A part ended by itself: the rest makes no sense without it. */
   readonly onFailure: (message: string) => void
@@ -45,7 +48,9 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   const keyStored = storeLocalKey(secrets.demoKey, { tenant: DEMO_TENANT, name: 'made by up' })
   // It is awaited below; a failure before that must not end the process as unhandled.
   keyStored.catch(() => undefined)
-  const logDir = join(STATE_DIR, 'logs')
+  const logDir = join(STATE_DIR, 'logs', String(edgePort))
+  // Of this run alone: nobody clears up after a newcomer.
+  rmSync(logDir, { recursive: true, force: true })
   mkdirSync(logDir, { recursive: true })
 
   const pods = await startPods(options, stops)
@@ -67,6 +72,7 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
     routerUrl: `http://127.0.0.1:${router.port}`,
     secretsFile: secrets.file,
     logFile: join(logDir, 'edge.log'),
+    env: { ...options.env, NO_COLOR: '1' },
     onExit: options.onFailure,
   })
   stops.push(edge.close)
@@ -84,9 +90,15 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
     ['logs', relative(process.cwd(), logDir), ''],
   ] as const
   print(`\n${table(rows)}\n`)
-  const model = (await modelsOf(edge.url, secrets.demoKey))[0] ?? options.model
-  print(`${exampleCall(edge.url, secrets.demoKey, model)}\n`)
-  print('Why did it go there?  npm run warmpath -- why\nCtrl-C stops everything.\n')
+  const models = await modelsOf(edge.url, secrets.demoKey)
+  const [model] = models
+  if (model !== undefined) print(`${exampleCall(edge.url, secrets.demoKey, model)}\n`)
+  else
+    print(
+      `No engine has answered yet: check ${config.endpoints.map(({ origin }) => `${origin}/v1/models`).join(', ')}\n`,
+    )
+  const admin = router.adminPort === ADMIN_PORT_DEFAULT ? '' : ` --admin http://127.0.0.1:${router.adminPort}`
+  print(`Why did it go there?  npm run -s warmpath -- why${admin}\nCtrl-C stops everything.\n`)
 }
 
 async function startPods(
@@ -120,6 +132,7 @@ function hasEndpoints(configFile: string): boolean {
 /** Asked through the edge, with the key: what is printed is known to work. */
 async function modelsOf(edgeUrl: string, key: string): Promise<readonly string[]> {
   const answer = await fetch(`${edgeUrl}/v1/models`, { headers: { authorization: `Bearer ${key}` } })
+  if (!answer.ok) throw new UserError(`the edge answers ${answer.status} to its own key: ${await answer.text()}`)
   const { data } = (await answer.json()) as { data?: readonly { readonly id: string }[] }
   return data?.map(({ id }) => id) ?? []
 }

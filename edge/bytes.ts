@@ -1,23 +1,39 @@
 // Chunks of bytes made whole, within a limit.
 
-/** All bytes of a stream, unless they are more than `bytesMax` or it breaks off. */
+/** All bytes of a stream, unless they are more than `bytesMax`, take longer than `timeoutMs`, or it breaks off. */
 export async function readAtMost(
   stream: ReadableStream<Uint8Array> | null,
   bytesMax: number,
-): Promise<Uint8Array | 'too-large' | 'lost'> {
+  timeoutMs: number,
+): Promise<Uint8Array | 'too-large' | 'late' | 'lost'> {
+  if (!stream) return new Uint8Array()
+  const reader = stream.getReader()
+  // The other end may be gone already.
+  const drop = () => void reader.cancel().catch(() => {})
+  let late = false
+  const timer = setTimeout(() => {
+    late = true
+    drop()
+  }, timeoutMs)
   const chunks: Uint8Array[] = []
   let length = 0
   try {
-    for await (const chunk of stream ?? []) {
-      length += chunk.length
-      // Leaving the loop cancels the stream.
-      if (length > bytesMax) return 'too-large'
-      chunks.push(chunk)
+    while (true) {
+      const { done, value } = await reader.read()
+      if (late) return 'late'
+      if (done) return concat(chunks)
+      length += value.length
+      if (length > bytesMax) {
+        drop()
+        return 'too-large'
+      }
+      chunks.push(value)
     }
   } catch {
-    return 'lost'
+    return late ? 'late' : 'lost'
+  } finally {
+    clearTimeout(timer)
   }
-  return concat(chunks)
 }
 
 /** The chunks as one; a single chunk is not copied. */

@@ -2,7 +2,7 @@
 import type { Clock } from '../shared/clock.ts'
 import { ANSWER_HEADERS, EDGE_FORWARDED_HEADERS, HEADER } from '../shared/headers.ts'
 import { hmacSha256, toBase64url, toHex } from '../shared/hmac.ts'
-import type { Rejection } from '../shared/rejection.ts'
+import type { Rejection, RejectionReason } from '../shared/rejection.ts'
 import { formatSignature, type KeyRing, signingInput } from '../shared/signature.ts'
 import type { RouterConfig } from './config.ts'
 
@@ -29,6 +29,12 @@ export type Unforwarded = { ok: false; rejection: Rejection }
 const NONCE_BYTES = 16
 const UNREACHABLE_RETRY_AFTER_SECONDS = 2
 
+/** A caller with a good key must not read that its key is wrong: the fault is ours. */
+const DISAGREEMENT: Rejection = {
+  reason: 'internal',
+  message: 'the edge and the router do not agree on EDGE_SIGNING_KEYS, or on the time',
+}
+
 /** Sends the request. `upstream` aborts it, and its answer's body, at any time; the first-byte timeout does it here. */
 export async function forward(
   outgoing: Outgoing,
@@ -51,9 +57,10 @@ export async function forward(
       redirect: 'manual',
       signal: upstream.signal,
     })
-    if (!isFromGateway(answer)) return { ok: true, answer }
+    const disagrees = answer.headers.get(HEADER.reason) === ('invalid-signature' satisfies RejectionReason)
+    if (!disagrees && !isFromGateway(answer)) return { ok: true, answer }
     await answer.body?.cancel()
-    return unreachable()
+    return disagrees ? { ok: false, rejection: DISAGREEMENT } : unreachable()
   } catch {
     if (!late) return unreachable()
     const message = `the model did not begin to answer within ${router.firstByteTimeoutMs / 1000} s`

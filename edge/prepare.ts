@@ -14,13 +14,19 @@ export type Prepared = {
 }
 export type Unprepared = { ok: false; rejection: Rejection }
 
+/** As long as the router waits for the same bytes. */
+const BODY_TIMEOUT_MS = 60_000
+
 /** Reads and checks the body of a request for an engine, and makes the one to forward. */
 export async function prepareBody(request: Request, cacheSalt: string): Promise<Prepared | Unprepared> {
   const wrongType = refuseMediaType(request.headers)
   if (wrongType) return wrongType
   if (Number(request.headers.get('content-length')) > BODY_BYTES_MAX) return bodyTooLarge()
-  const read = await readAtMost(request.body, BODY_BYTES_MAX)
+  const read = await readAtMost(request.body, BODY_BYTES_MAX, BODY_TIMEOUT_MS)
   if (read === 'too-large') return bodyTooLarge()
+  if (read === 'late') {
+    return refuse('request-timeout', `the body did not arrive within ${BODY_TIMEOUT_MS / 1000} s`)
+  }
   if (read === 'lost') return refuse('invalid-body', 'the body ended early')
   const body = readBody(read)
   if (!body.ok) return body

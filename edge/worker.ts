@@ -17,6 +17,7 @@ import { Visit } from './visit.ts'
 type Edge = { Bindings: Env; Variables: { visit: Visit } }
 
 const MODEL_LIST_BYTES_MAX = 1024 * 1024
+const MODEL_LIST_TIMEOUT_MS = 10_000
 const RIM: Rim = { clock: systemClock, fetch: (url, init) => fetch(url, init) }
 
 const app = new Hono<Edge>()
@@ -100,7 +101,7 @@ async function models(c: Context<Edge>): Promise<Response> {
   const { answer } = sent
   // Small enough to be read whole: the idle timeout stands for all of it.
   const timer = setTimeout(() => upstream.abort(), config.router.idleTimeoutMs)
-  const bytes = await readAtMost(answer.body, MODEL_LIST_BYTES_MAX)
+  const bytes = await readAtMost(answer.body, MODEL_LIST_BYTES_MAX, MODEL_LIST_TIMEOUT_MS)
   clearTimeout(timer)
   if (typeof bytes === 'string') {
     return visit.refuse({ reason: 'router-unreachable', message: 'the router did not finish its list of models' })

@@ -58,7 +58,7 @@ function loadInWords({ load }: EndpointView): string {
 function journey(record: DecisionRecord): string[] {
   const { attempts, startedAtMs, firstByteAtMs, endedAtMs, outcome, usage } = record
   const lines = attempts.map(({ endpoint, outcome, startedAtMs, endedAtMs }, index) => {
-    const took = endedAtMs === undefined ? '' : ` after ${milliseconds(endedAtMs - startedAtMs)}`
+    const took = endedAtMs === undefined ? '' : `, over after ${milliseconds(endedAtMs - startedAtMs)}`
     return `${index === 0 ? 'sent to ' : 'then to '} ${endpoint}: ${outcome}${took}`
   })
   if (firstByteAtMs !== undefined) lines.push(`first byte after ${milliseconds(firstByteAtMs - startedAtMs)}`)

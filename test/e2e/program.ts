@@ -19,7 +19,16 @@ export type Program = {
 }
 
 export function start(args: readonly string[], env: Readonly<Record<string, string>> = {}): Program {
-  const child = spawn(process.execPath, ['cluster/main.ts', ...args], {
+  return watch(process.execPath, ['cluster/main.ts', ...args], env)
+}
+
+/** `npm start`, as a newcomer types it. */
+export function npmStart(args: readonly string[]): Program {
+  return watch('npm', ['start', '--', ...args], {})
+}
+
+function watch(command: string, args: readonly string[], env: Readonly<Record<string, string>>): Program {
+  const child = spawn(command, args, {
     cwd: ROOT,
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { descendants, freePort, isAlive, listens, type Program, run, start } from './program.ts'
+import { descendants, freePort, isAlive, listens, npmStart, type Program, run, start } from './program.ts'
 
 let program: Program
 let edgePort: number
@@ -166,6 +166,14 @@ describe('why', () => {
 })
 
 describe('keys', () => {
+  it('made by several commands at once all work: none replaces the secrets of another', async () => {
+    const made = await Promise.all([1, 2, 3].map(() => run(['key', 'create', '--tenant', 'acme'])))
+    for (const { out } of made) {
+      const each = new OpenAI({ apiKey: out.trim(), baseURL: client.baseURL, maxRetries: 0 })
+      expect((await Array.fromAsync(await each.models.list())).length).toBe(1)
+    }
+  })
+
   it('made while the edge runs work at once, and only for their models', async () => {
     const made = await run(['key', 'create', '--tenant', 'acme', '--model', 'other'])
     expect(made).toMatchObject({ code: 0, err: '' })
@@ -183,6 +191,12 @@ describe('mistakes are one line that names the thing and the fix', () => {
     [['up', '--prot', '1'], "Unknown option '--prot'; see warmpath up --help"],
     [['upp'], 'there is no command upp; there are up, router, simulator, why, key'],
     [['simulator', '--tokenizer', 'nowhere'], 'nowhere'],
+    [['up', '--pod-port', '65534'], '--pod-port 65534: expected a whole number from 0 to 65533'],
+    [['up', '--speed', '-1'], "Option '--speed' argument is ambiguous"],
+    [
+      ['router', '--log-level', 'loud', '--endpoint', 'http://127.0.0.1:1'],
+      '--log-level loud: expected one of trace, debug',
+    ],
     [['router', '--host', '0.0.0.0', '--endpoint', 'http://127.0.0.1:1'], 'set EDGE_SIGNING_KEYS'],
   ])('%j', async (args, words) => {
     const { code, out, err } = await run(args)
@@ -232,5 +246,28 @@ describe('Ctrl-C', () => {
     expect(performance.now() - pressedAtMs).toBeLessThan(3_000)
     expect(family.filter(isAlive)).toEqual([])
     expect(await Promise.all(ports.map(listens))).toEqual(ports.map(() => false))
+  })
+})
+
+describe('npm start', () => {
+  it('ends with npm: SIGTERM to npm reaches everything', async () => {
+    const port = await freePort()
+    const newcomer = npmStart([
+      '--port',
+      String(port),
+      '--router-port',
+      '0',
+      '--admin-port',
+      '0',
+      '--engine',
+      'http://127.0.0.1:1',
+    ])
+    await newcomer.says('Ctrl-C stops everything.')
+    expect(newcomer.said()).toContain('No engine has answered yet: check http://127.0.0.1:1/v1/models')
+    const family = descendants(newcomer.child.pid ?? 0)
+    newcomer.child.kill('SIGTERM')
+    await newcomer.ended
+    while (family.some(isAlive)) await new Promise((resolve) => setTimeout(resolve, 20))
+    expect(await listens(port)).toBe(false)
   })
 })

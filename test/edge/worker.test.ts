@@ -174,6 +174,14 @@ describe('answers', () => {
     expect(await answer.text()).toBe(refusal)
   })
 
+  it('never tells a caller with a good key that the router refused the edge’s signature', async () => {
+    const headers = { 'x-warmpath-reason': 'invalid-signature', 'x-should-retry': 'false' }
+    fakeRouter(() => new Response('{"error":{"message":"not yours"}}', { status: 401, headers }))
+    const answer = await chat(await storedKey(), BODY)
+    expect(answer.status).toBe(500)
+    expect(await answer.text()).toContain('EDGE_SIGNING_KEYS')
+  })
+
   it('reads the usage of an answer that does not stream', async () => {
     fakeRouter(() => Response.json({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 4 } }))
     await (await chat(await storedKey(), BODY)).text()
