@@ -21,8 +21,12 @@ export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', '
 
 /** What the edge accepts, and room for what it adds. */
 const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024
+const BODIES_BYTES_DEFAULT = 1024 * 1024 * 1024
 
-const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1))
+/** What Node's timers take; beyond it they fire at once. Half of it, because some are doubled. */
+const TIMEOUT_MS_MAX = 2 ** 30
+
+const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(TIMEOUT_MS_MAX))
 const count = v.pipe(v.number(), v.integer(), v.minValue(0))
 const port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535))
 const labels = v.record(v.string(), v.string())
@@ -80,6 +84,7 @@ const ConfigFile = v.strictObject({
       waiting: v.optional(count, 1_024),
       waitMs: v.optional(milliseconds, 10_000),
       bodyBytes: v.optional(v.pipe(count, v.minValue(1)), BODY_BYTES_DEFAULT),
+      bodiesBytes: v.optional(v.pipe(count, v.minValue(1)), BODIES_BYTES_DEFAULT),
     }),
     {},
   ),
@@ -89,6 +94,7 @@ const ConfigFile = v.strictObject({
       firstByteMs: v.optional(milliseconds, 600_000),
       idleMs: v.optional(milliseconds, 120_000),
       totalMs: v.optional(milliseconds, 3_600_000),
+      drainNoticeMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(TIMEOUT_MS_MAX))),
       drainMs: v.optional(milliseconds, 30_000),
     }),
     {},
@@ -111,6 +117,8 @@ export type RouterConfig = {
     readonly waiting: number
     readonly waitMs: number
     readonly bodyBytes: number
+    /** Of all requests together that are being read or answered. */
+    readonly bodiesBytes: number
   }
   readonly timeouts: {
     /** For a caller to send its head; twice that for head and body. */
@@ -118,7 +126,9 @@ export type RouterConfig = {
     readonly firstByteMs: number
     readonly idleMs: number
     readonly totalMs: number
-    /** For requests in flight after SIGTERM. */
+    /** After SIGTERM: not ready any more, but still serving, until those who send to us have noticed. */
+    readonly drainNoticeMs: number
+    /** For requests in flight after that. */
     readonly drainMs: number
   }
 }
@@ -203,8 +213,9 @@ function pathInWords(path: readonly (string | number)[]): string {
 
 function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
   const host = over.host ?? file.host ?? over.podIp ?? '127.0.0.1'
-  const keysText = over.edgeKeys ?? file.edgeKeys
-  const edgeKeys = keysText === undefined || keysText === '' ? undefined : readKeys(keysText)
+  // An unset variable often arrives as an empty one: it must not switch the file's keys off.
+  const keysText = over.edgeKeys || file.edgeKeys
+  const edgeKeys = keysText ? readKeys(keysText) : undefined
   const allowUnsigned = over.allowUnsigned ?? file.allowUnsigned ?? false
   if (!edgeKeys && !allowUnsigned && !isLoopback(host)) {
     throw new UserError(
@@ -226,7 +237,7 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     profile: profileOf(file),
     seed: over.seed ?? file.seed,
     limits: file.limits,
-    timeouts: file.timeouts,
+    timeouts: { ...file.timeouts, drainNoticeMs: file.timeouts.drainNoticeMs ?? (isLoopback(host) ? 0 : 5_000) },
   }
   const twice = config.endpoints.find(
     ({ id }, index) => config.endpoints.findIndex((other) => other.id === id) !== index,

@@ -1,5 +1,6 @@
 // The router, wired: endpoints and their monitor, the decision, the two doors. Starts, drains.
 import { randomInt } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import pino, { type Logger } from 'pino'
 import { systemClock } from '../shared/clock.ts'
 import { createRandom } from '../shared/random.ts'
@@ -10,10 +11,11 @@ import { createEndpointSet } from './endpoints/set.ts'
 import { createAdmission } from './epp/admission.ts'
 import { createDecisionLog } from './epp/decision-log.ts'
 import { createSendLeg } from './legs/undici.ts'
-import { listen, stop } from './listen.ts'
+import { listen, stopper } from './listen.ts'
 import { createAdmin } from './proxy/admin.ts'
 import { createIdentifyCaller } from './proxy/caller.ts'
 import { createRouterMetrics } from './proxy/metrics.ts'
+import { createBodyBudget } from './proxy/read-body.ts'
 import { createProxy } from './proxy/server.ts'
 import { buildProfile } from './scheduling/profile.ts'
 
@@ -22,8 +24,8 @@ export type Router = {
   readonly adminPort: number
   /** Resolves when every endpoint was asked once what it serves. */
   readonly firstRound: Promise<void>
-  /** Finishes what is in flight, for at most `drainMs`, then ends. */
-  readonly close: (drainMs?: number) => Promise<void>
+  /** Says it is not ready, then finishes what is in flight, then ends. Without times: those of the configuration. */
+  readonly close: (times?: { readonly drainNoticeMs: number; readonly drainMs: number }) => Promise<void>
 }
 
 /** Starts both doors; throws UserError when a port is taken, which names the flag that chooses another. */
@@ -40,6 +42,7 @@ export async function startRouter(
   const decisions = createDecisionLog()
   const metrics = createRouterMetrics(endpoints, admission, decisions)
   const profiles = { decode: buildProfile('decode', config.profile) }
+  let notReady = false
   let draining = false
 
   const proxy = createProxy({
@@ -53,14 +56,18 @@ export async function startRouter(
     log,
     timeouts: config.timeouts,
     bodyBytesMax: config.limits.bodyBytes,
+    bodies: createBodyBudget(config.limits.bodiesBytes, config.limits.bodyBytes),
     random: createRandom(config.seed ?? randomInt(2 ** 32)),
     nowMs,
     epochMs,
+    notReady: () => notReady,
     draining: () => draining,
   })
   const answering = () => endpoints.snapshot().some(({ models }) => models !== undefined)
-  const admin = createAdmin({ registry: metrics.registry, decisions, endpoints, ready: () => !draining && answering() })
+  const admin = createAdmin({ registry: metrics.registry, decisions, endpoints, ready: () => !notReady && answering() })
 
+  const stopProxy = stopper(proxy)
+  const stopAdmin = stopper(admin)
   const port = await listen(proxy, config.host, config.port, 'the router', flags.port)
   let adminPort: number
   try {
@@ -82,10 +89,14 @@ export async function startRouter(
     port,
     adminPort,
     firstRound: monitor.firstRound,
-    async close(drainMs = config.timeouts.drainMs) {
+    async close({ drainNoticeMs, drainMs } = config.timeouts) {
+      notReady = true
+      await delay(drainNoticeMs)
       draining = true
       monitor.stop()
-      await Promise.all([stop(proxy, drainMs), stop(admin, 0)])
+      await stopProxy(drainMs)
+      // Last, so that who asks it sees the draining to its end.
+      await stopAdmin(0)
       await connections.close()
     },
   }

@@ -65,7 +65,7 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
     port: '--router-port',
     adminPort: '--admin-port',
   })
-  stops.push(() => router.close(500))
+  stops.push(() => router.close({ drainNoticeMs: 0, drainMs: 500 }))
   await Promise.all([keyStored, router.firstRound])
   const edge = await startEdge({
     port: edgePort,

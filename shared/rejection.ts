@@ -28,6 +28,7 @@ const TERMS = {
   'model-not-allowed': terms(404, 'invalid_request_error', 'model_not_found', 'not_found_error', false),
   'invalid-body': terms(400, 'invalid_request_error', null, 'invalid_request_error', false),
   'invalid-header': terms(400, 'invalid_request_error', null, 'invalid_request_error', false),
+  'headers-too-large': terms(431, 'invalid_request_error', 'headers_too_large', 'invalid_request_error', false),
   'unsupported-media-type': terms(
     415,
     'invalid_request_error',

@@ -23,6 +23,7 @@ export function createConnections(endpoints: readonly Endpoint[]): Connections {
       new Pool(endpoint.origin, {
         // Never two requests on one connection: behind a long generation the second would wait for minutes.
         pipelining: 1,
+        allowH2: false,
         connections: null,
         keepAliveTimeout: KEEP_ALIVE_MS,
         keepAliveMaxTimeout: KEEP_ALIVE_MS,

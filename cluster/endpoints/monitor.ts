@@ -65,7 +65,10 @@ async function watch(id: EndpointId, deps: MonitorDeps, stopped: AbortSignal): P
 
   async function listModels(): Promise<void> {
     const models = await askModels(id, deps.connections)
-    if (models === undefined) return
+    if (models === undefined) {
+      if (!endpoints.answered(id)) endpoints.failed(id, 'its /v1/models does not answer')
+      return
+    }
     modelsDueAtMs = nowMs() + MODELS_INTERVAL_MS
     endpoints.modelsListed(id, models)
     deps.onEvent({ type: 'models', endpoint: id, models: models.map((model) => model.id) })

@@ -50,6 +50,8 @@ export type EndpointSet = {
   readonly modelList: () => readonly ModelListing[]
   /** Whether this router has work there: busy endpoints are scraped more often. */
   readonly busy: (id: EndpointId) => boolean
+  /** Whether it has ever said what it serves. */
+  readonly answered: (id: EndpointId) => boolean
   readonly ejected: (id: EndpointId) => string | undefined
   readonly probeSucceeded: (id: EndpointId) => void
   readonly failed: (id: EndpointId, cause: string) => void
@@ -172,6 +174,7 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
       const entry = entryOf(id)
       return entry.sentRequests > 0 || (entry.scraped?.running ?? 0) + (entry.scraped?.waiting ?? 0) > 0
     },
+    answered: (id) => entryOf(id).models !== undefined,
     ejected: (id) => entryOf(id).ejectedCause,
     probeSucceeded(id) {
       const entry = entryOf(id)

@@ -31,14 +31,16 @@ export function decide(
 function nobody({ request, endpoints }: SchedulingContext): Rejection {
   const answered = endpoints.filter(({ models }) => models !== undefined)
   const serving = answered.filter(({ models }) => models?.includes(request.model))
-  if (answered.length > 0 && serving.length === 0) {
+  // One that is being waited for may serve it; one that is ejected has been waited for.
+  const awaited = endpoints.some((view) => view.models === undefined && view.availability.state === 'available')
+  if (answered.length > 0 && serving.length === 0 && !awaited) {
     const served = [...new Set(answered.flatMap(({ models }) => models ?? []))].slice(0, 20)
     const message = `The model \`${request.model}\` does not exist. Models served here: ${served.join(', ')}.`
     return { reason: 'model-not-found', message, param: 'model' }
   }
   const message =
-    answered.length === 0
-      ? 'None of the engines has answered yet.'
+    serving.length === 0
+      ? 'None of the engines that could serve it has answered yet.'
       : `None of the ${serving.length} engines that serve \`${request.model}\` can take a request now.`
   return { reason: 'no-endpoint', message, retryAfterSeconds: NO_ENDPOINT_RETRY_SECONDS }
 }

@@ -21,7 +21,7 @@ export type LegEvents = {
 export type LegFailure = {
   /**
    * `unreachable`: no connection was made. `stale-connection`: a connection that had served before was closed under the
-   * request, before any byte of an answer. The engine has not seen either. `lost`: anything else.
+   * request at once, before any byte of an answer: the engine most likely has not seen it. `lost`: anything else.
    */
   readonly kind: 'unreachable' | 'stale-connection' | 'lost'
   readonly message: string

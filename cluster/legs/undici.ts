@@ -12,6 +12,13 @@ subscribe('undici:client:sendHeaders', (message) => {
   starting?.writtenTo((message as { socket: Socket }).socket)
   starting = undefined
 })
+// undici keeps a request until its answer has ended, and never sends a POST twice: a stream need not hold its prompt.
+subscribe('undici:client:bodySent', (message) => {
+  ;(message as { request: { body: unknown } }).request.body = null
+})
+
+/** A connection that the engine closed while we wrote shows it within a round trip; later, it has read the request. */
+const STALE_WITHIN_MS = 500
 
 /** Sends over the given connections. Engine API keys are added here, and nowhere else. */
 export function createSendLeg(connections: Connections): SendLeg {
@@ -28,6 +35,7 @@ class UndiciLeg implements Dispatcher.DispatchHandler {
   #controller: Dispatcher.DispatchController | undefined
   /** How far it got; a failure means something else in each stage. */
   #stage: 'connecting' | 'sent' | 'sent-on-used-connection' | 'answered' = 'connecting'
+  #sentAtMs = 0
   #over = false
 
   constructor(events: LegEvents) {
@@ -56,6 +64,7 @@ class UndiciLeg implements Dispatcher.DispatchHandler {
   /** The socket that the request is about to be written to. */
   writtenTo(socket: Socket): void {
     this.#stage = socket.bytesRead > 0 ? 'sent-on-used-connection' : 'sent'
+    this.#sentAtMs = performance.now()
   }
 
   onResponseStart(
@@ -81,6 +90,7 @@ class UndiciLeg implements Dispatcher.DispatchHandler {
   onResponseError(_: Dispatcher.DispatchController | undefined, error: Error): void {
     if (this.#over) return
     this.#over = true
+    if (performance.now() - this.#sentAtMs > STALE_WITHIN_MS && this.#stage !== 'connecting') this.#stage = 'answered'
     this.#events.failed({ kind: FAILURE_OF[this.#stage], message: error.message })
   }
 }

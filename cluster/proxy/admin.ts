@@ -17,12 +17,14 @@ const LIST_MAX = 1_000
 
 export function createAdmin(deps: AdminDeps): Server {
   return createServer((req, res) => {
-    const url = new URL(req.url ?? '/', 'http://admin')
+    // An unusual path like `//` is no URL to the parser.
+    const url = URL.parse(req.url ?? '/', 'http://admin')
+    if (!url) return sendText(res, 400, 'this is not a path\n')
     if (req.method !== 'GET' && req.method !== 'HEAD') return sendText(res, 405, 'only GET here\n')
     if (url.pathname === '/healthz') return sendText(res, 200, 'ok\n')
     if (url.pathname === '/readyz')
       return deps.ready() ? sendText(res, 200, 'ready\n') : sendText(res, 503, 'not ready\n')
-    if (url.pathname === '/metrics') return void sendMetrics(deps.registry, res)
+    if (url.pathname === '/metrics') return void sendMetrics(deps.registry, res).catch(() => res.destroy())
     if (url.pathname === '/endpoints') return sendJson(res, 200, deps.endpoints.snapshot().map(withoutSecrets))
     if (url.pathname === '/decisions') return listDecisions(deps.decisions, url, req, res)
     if (url.pathname.startsWith('/decisions/')) {

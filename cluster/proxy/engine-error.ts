@@ -14,6 +14,10 @@ export const ERROR_BYTES_MAX = 64 * 1024
 /** Reads a whole error answer. */
 export function readEngineError(status: number, body: string): EngineError {
   const message = messageOf(body)
+  if (status < 400) {
+    const message = `The engine answered ${status}, a redirect: its URL in the router’s configuration is not an engine’s.`
+    return { type: 'refusal', rejection: { reason: 'engine-failed', message } }
+  }
   if (status === 401 || status === 403) {
     const message = 'The engine refused the router: its API key is missing or wrong in the router’s configuration.'
     return { type: 'refusal', rejection: { reason: 'engine-failed', message } }

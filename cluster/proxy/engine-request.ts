@@ -2,10 +2,13 @@
 import type { Dialect } from '../../shared/dialect.ts'
 import { CALLER_FORBIDDEN_MEMBERS, ROUTER_ONLY_MEMBERS } from '../../shared/engine-controls.ts'
 import type { Rejection } from '../../shared/rejection.ts'
-import { type BodyMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
+import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
 
 /** Until token ids are known: four bytes to a token. */
 const BYTES_PER_TOKEN = 4
+
+/** The name stands in logs, decisions and answers: it must not fill or forge them. */
+const MODEL_CHARS_MAX = 256
 
 export type EngineRequest = {
   readonly dialect: Dialect
@@ -30,15 +33,16 @@ export function prepareEngineRequest(
   const scan = scanBody(body)
   if (!scan.ok) return refuse(`The request body is not a JSON object: ${scan.message} at byte ${scan.offset}.`)
   const { members } = scan
-  const named = (name: string): BodyMember | undefined => members.find((member) => member.name === name)
 
-  const modelMember = named('model')
-  const model = modelMember && stringMember(body, modelMember)
+  const model = stringMember(body, findMember(members, 'model'))
   if (!model) return refuse('The request needs a `model`: a string with the name of a served model.', 'model')
+  if (model.length > MODEL_CHARS_MAX || /\p{Cc}/u.test(model)) {
+    return refuse(`\`model\` is longer than ${MODEL_CHARS_MAX} characters or has control characters.`, 'model')
+  }
 
-  const streamMember = named('stream')
+  const streamMember = findMember(members, 'stream')
   const stream = streamMember !== undefined && memberText(body, streamMember) === 'true'
-  const usage = stream ? wantUsage(body, named('stream_options')) : { set: undefined, withhold: false }
+  const usage = stream ? wantUsage(body, findMember(members, 'stream_options')) : { set: undefined, withhold: false }
 
   const forbidden = trusted ? FORBIDDEN_TO_ALL : FORBIDDEN_TO_STRANGERS
   const rewritten = rewriteBody(body, members, (name) => forbidden.has(name), usage.set ?? new Map())

@@ -16,6 +16,9 @@ const ATTEMPTS_MAX = 2
 /** An unstreamed answer up to this size is kept to read its usage. */
 const ANSWER_BYTES_MAX = 1024 * 1024
 
+/** Of an engine's words, as much is remembered for `why`. */
+const OUTCOME_CHARS_MAX = 200
+
 export type Timeouts = {
   /** From sending to the first event or byte of an answer: the longest prefill, its time in the engine's queue included. */
   readonly firstByteMs: number
@@ -70,7 +73,7 @@ type Stage =
 
 class Exchange implements LegEvents {
   readonly #deps: ExchangeDeps
-  readonly #request: ExchangeRequest
+  readonly #request: Omit<ExchangeRequest, 'leg'>
   readonly #record: DecisionRecord
   readonly #res: ServerResponse
   readonly #over: (status: number) => void
@@ -79,6 +82,8 @@ class Exchange implements LegEvents {
   #write: (bytes: Buffer) => boolean = () => true
   #stage: Stage = 'waiting'
   #leg: Leg | undefined
+  /** Dropped when nothing may be tried again: a long stream must not hold its prompt. */
+  #legRequest: LegRequest | undefined
   #passage: Passage | undefined
   #attempt: Attempt | undefined
   #status = 0
@@ -99,7 +104,9 @@ class Exchange implements LegEvents {
     over: (status: number) => void,
   ) {
     this.#deps = deps
-    this.#request = request
+    const { leg, ...rest } = request
+    this.#request = rest
+    this.#legRequest = leg
     this.#record = record
     this.#res = res
     this.#over = over
@@ -112,16 +119,18 @@ class Exchange implements LegEvents {
   }
 
   #try(): void {
-    const { order, leg, promptTokens } = this.#request
-    const endpoint = order[this.#record.attempts.length]
-    if (endpoint === undefined) throw new Error('an exchange needs an endpoint to try')
+    const { order, promptTokens } = this.#request
+    // A closed connection says nothing of its engine: where there is no other, the same one is asked again.
+    const endpoint = order[this.#record.attempts.length] ?? order.at(-1)
+    const request = this.#legRequest
+    if (endpoint === undefined || !request) throw new Error('an exchange needs an endpoint to try')
     const startedAtMs = this.#deps.nowMs()
     this.#attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
     this.#record.attempts.push(this.#attempt)
     this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens)
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)
-    this.#leg = this.#deps.send(endpoint, leg, this)
+    this.#leg = this.#deps.send(endpoint, request, this)
   }
 
   // What the engine does.
@@ -139,7 +148,7 @@ class Exchange implements LegEvents {
     // The engine's word counts, not the request's: vLLM streams for `"stream": 1` too.
     if (this.#contentType.startsWith('text/event-stream')) this.#events = new EventStream(this.#request.withholdUsage)
     else if (typeof contentLength === 'string') this.#contentLength = contentLength
-    this.#stage = status >= 400 ? 'error' : 'held'
+    this.#stage = status >= 300 ? 'error' : 'held'
   }
 
   data(chunk: Buffer): void {
@@ -147,6 +156,8 @@ class Exchange implements LegEvents {
     this.#passage?.progressed(nowMs)
     if (this.#stage === 'error') {
       this.#keep(chunk, ERROR_BYTES_MAX)
+      // Too long to be an error: nobody reads on, its status says enough.
+      if (!this.#kept) this.#refuseByEngine(readEngineError(this.#status, ''))
       return
     }
     const bytes = this.#events ? this.#events.push(chunk) : this.#read(chunk)
@@ -158,7 +169,7 @@ class Exchange implements LegEvents {
       }
       this.#sendHead(nowMs)
     } else {
-      this.#deps.onChunk((nowMs - this.#lastChunkAtMs) / 1_000)
+      if (this.#events) this.#deps.onChunk((nowMs - this.#lastChunkAtMs) / 1_000)
       this.#silence?.refresh()
     }
     this.#lastChunkAtMs = nowMs
@@ -182,9 +193,11 @@ class Exchange implements LegEvents {
 
   failed(failure: LegFailure): void {
     const unseen = failure.kind === 'unreachable' || failure.kind === 'stale-connection'
-    if (this.#stage === 'waiting' && unseen && this.#mayTryNext()) {
+    const stale = failure.kind === 'stale-connection'
+    const tried = this.#record.attempts.length
+    if (this.#stage === 'waiting' && unseen && (stale ? tried < ATTEMPTS_MAX : this.#mayTryNext())) {
       // A connection that the engine closed between two requests is no fault of the engine's.
-      this.#endAttempt('failed', describe(failure), failure.kind !== 'stale-connection')
+      this.#endAttempt('failed', describe(failure), !stale)
       this.#try()
       return
     }
@@ -197,9 +210,10 @@ class Exchange implements LegEvents {
       )
       return
     }
-    const rejection: Rejection = unseen
-      ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
-      : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
+    const rejection: Rejection =
+      failure.kind === 'unreachable'
+        ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
+        : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
     this.#refuse(rejection, 'failed', describe(failure), true)
   }
 
@@ -270,7 +284,9 @@ class Exchange implements LegEvents {
     this.#stage = 'streaming'
     const { startedAtMs } = this.#record
     this.#record.firstByteAtMs = nowMs
-    this.#deps.onFirstByte((nowMs - startedAtMs) / 1_000)
+    // Of an answer that does not stream, the first byte is nearly the last: it says nothing of a first token.
+    if (this.#events) this.#deps.onFirstByte((nowMs - startedAtMs) / 1_000)
+    this.#legRequest = undefined
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.idleMs)
     this.#res.setHeader('content-type', this.#contentType)
@@ -315,7 +331,8 @@ class Exchange implements LegEvents {
     if (error.type === 'refusal') {
       // Only what says that the engine takes nothing counts against it: any caller can provoke a 500.
       const blame = error.rejection.reason === 'engine-unreachable'
-      this.#refuse(error.rejection, 'failed', `answered ${this.#status}: ${error.rejection.message}`, blame)
+      const words = error.rejection.message.slice(0, OUTCOME_CHARS_MAX)
+      this.#refuse(error.rejection, 'failed', `answered ${this.#status}: ${words}`, blame)
       return
     }
     this.#settle('completed', `answered ${error.status}`, `refused by the engine with ${error.status}`, error.status)

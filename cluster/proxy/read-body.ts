@@ -1,10 +1,12 @@
-// Reads a request's body with a limit, into one buffer.
-import type { IncomingMessage } from 'node:http'
+// Reads a request's body into one buffer, with a limit for each and one for all of them together.
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Rejection } from '../../shared/rejection.ts'
 
 export type BodyRead =
   | { readonly ok: true; readonly body: Buffer }
   | { readonly ok: false; readonly rejection: Rejection }
+
+const NOTHING = Buffer.alloc(0)
 
 /** Calls `done` once; not at all when the caller leaves in the middle. */
 export function readBody(req: IncomingMessage, bytesMax: number, done: (read: BodyRead) => void): void {
@@ -33,11 +35,41 @@ export function readBody(req: IncomingMessage, bytesMax: number, done: (read: Bo
     bytes += chunk.length
   })
   req.on('end', () => {
-    if (!over) done({ ok: true, body: body.subarray(0, bytes) })
+    if (over) return
+    const whole = body.subarray(0, bytes)
+    // The request and its listeners live as long as the answer streams: they must not hold the prompt.
+    body = NOTHING
+    done({ ok: true, body: whole })
   })
 }
 
 function tooLarge(bytesMax: number): BodyRead {
   const message = `The request body is larger than ${bytesMax} bytes.`
   return { ok: false, rejection: { reason: 'body-too-large', message } }
+}
+
+/** How many bytes all bodies may hold that are being read or answered. */
+export type BodyBudget = {
+  /** Reserves room for a request's body until its answer is over, or says why there is none. */
+  readonly enter: (req: IncomingMessage, res: ServerResponse) => Rejection | undefined
+}
+
+/** Without it a few callers that send slowly would hold gigabytes before admission ever saw them. */
+export function createBodyBudget(bytesMax: number, bodyBytesMax: number): BodyBudget {
+  let reserved = 0
+  return {
+    enter(req, res) {
+      const length = req.headers['content-length']
+      const bytes = Math.min(bodyBytesMax, length === undefined ? bodyBytesMax : Number(length))
+      if (reserved + bytes > bytesMax) {
+        const message = `The router holds ${reserved} bytes of requests and has no room for ${bytes} more. Try again later.`
+        return { reason: 'overloaded', message, retryAfterSeconds: 1 }
+      }
+      reserved += bytes
+      res.once('close', () => {
+        reserved -= bytes
+      })
+      return undefined
+    },
+  }
 }

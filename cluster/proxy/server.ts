@@ -1,7 +1,9 @@
 // The router's door: HTTP in, an engine's answer out. `answer` tells a request's story from top to bottom; everything it
 // calls is a step.
 import { randomBytes } from 'node:crypto'
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Logger } from 'pino'
 import { DIALECT_OF_PATH, type Dialect, errorShapeOf } from '../../shared/dialect.ts'
 import { acceptableRequestId, ENGINE_FORWARDED_HEADERS, HEADER } from '../../shared/headers.ts'
@@ -15,7 +17,7 @@ import type { Caller, IdentifyCaller } from './caller.ts'
 import { type EngineRequest, prepareEngineRequest } from './engine-request.ts'
 import { type ExchangeDeps, runExchange, type Timeouts } from './exchange.ts'
 import type { RouterMetrics } from './metrics.ts'
-import { readBody } from './read-body.ts'
+import { type BodyBudget, readBody } from './read-body.ts'
 
 export type ProxyDeps = {
   readonly profiles: () => Profiles
@@ -28,9 +30,13 @@ export type ProxyDeps = {
   readonly log: Logger
   readonly timeouts: Timeouts & { readonly headerMs: number }
   readonly bodyBytesMax: number
+  readonly bodies: BodyBudget
   readonly random: () => number
   readonly nowMs: () => number
   readonly epochMs: () => number
+  /** Asked to stop: those who watch readiness are told, requests are still served. */
+  readonly notReady: () => boolean
+  /** Stopping: new requests on connections that are still open are refused. */
   readonly draining: () => boolean
 }
 
@@ -79,7 +85,7 @@ type Arrival = { readonly dialect: Dialect; readonly requestId: string; readonly
 function receive(deps: ProxyDeps, arrival: Arrival, req: IncomingMessage, res: ServerResponse): void {
   const startedAtMs = deps.nowMs()
   res.setHeader(HEADER.decision, arrival.id)
-  const rejection = deps.draining() ? DRAINING : objectionToHead(req)
+  const rejection = deps.draining() ? DRAINING : (objectionToHead(req) ?? deps.bodies.enter(req, res))
   if (rejection) {
     deps.metrics.refused(rejection.reason)
     refuse(res, pathOf(req), rejection)
@@ -118,6 +124,8 @@ async function answer(
   const prepared = prepareEngineRequest(arrival.dialect, body, identified.caller.trusted)
   if (!prepared.ok) return turnAway(prepared.rejection)
   const { request } = prepared
+  // What outlives the sending must not hold the prompt.
+  const { model } = request
 
   const record = newRecord(arrival, request, identified.caller, startedAtMs, deps.epochMs())
   const enteredAtMs = nowMs()
@@ -128,9 +136,11 @@ async function answer(
     return conclude('the caller left while it waited', 499)
   }
   if (!admitted.ok) return turnDown(admitted.rejection)
+  // Whatever happens below, the place is given back. Leaving twice is harmless.
+  res.once('close', admitted.leave)
 
   const decidedAtMs = nowMs()
-  const scheduling = { model: request.model, promptTokens: request.promptTokensEstimate }
+  const scheduling = { model, promptTokens: request.promptTokensEstimate }
   const { decode, rejection } = decide(deps.profiles(), scheduling, endpoints.snapshot(), deps.random)
   record.decideMs = nowMs() - decidedAtMs
   record.run = trimRun(decode)
@@ -184,8 +194,8 @@ async function answer(
   }
 
   function finish(status: number): void {
-    const served = record.rejection?.reason !== 'model-not-found'
-    metrics.answered(pathOf(req), served ? request.model : 'unknown', status)
+    // Any other name is the caller's invention: labels are bounded.
+    metrics.answered(pathOf(req), record.run?.chosen ? model : 'unknown', status)
     deps.log.info(summaryOf(record, status), 'request')
   }
 }
@@ -280,10 +290,10 @@ function decodeModelId(encoded: string): string {
   }
 }
 
-function ready({ draining, endpoints }: ProxyDeps, res: ServerResponse): void {
+function ready({ notReady, endpoints }: ProxyDeps, res: ServerResponse): void {
   const answering = endpoints.snapshot().filter(({ models }) => models !== undefined).length
-  const isReady = !draining() && answering > 0
-  const status = draining() ? 'draining' : isReady ? 'ready' : 'no engine has answered yet'
+  const isReady = !notReady() && answering > 0
+  const status = notReady() ? 'draining' : isReady ? 'ready' : 'no engine has answered yet'
   sendJson(res, isReady ? 200 : 503, { status, endpoints: answering })
 }
 
@@ -311,17 +321,29 @@ function refuse(res: ServerResponse, path: string, rejection: Rejection): { read
   return { status }
 }
 
+/** A peer that was told off may never close its half of the connection. */
+const LINGER_MS = 1_000
+
 /** Something that is not HTTP, or that came too slowly: there is no request to answer, only a socket. */
-function refuseUnreadable(error: NodeJS.ErrnoException, socket: import('node:stream').Duplex): void {
-  if (!socket.writable) return
-  const late = error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-  const rejection: Rejection = late
-    ? { reason: 'request-timeout', message: 'The request did not arrive in time.' }
-    : { reason: 'invalid-header', message: 'The request is not valid HTTP.' }
-  const { status, headers, body } = rejectionToHttp(rejection, 'openai')
+function refuseUnreadable(error: NodeJS.ErrnoException, connection: Duplex): void {
+  // An answer is, or was, under way there: what is written now would stand in the middle of it.
+  if (!connection.writable || (connection as Socket).bytesWritten > 0) {
+    connection.destroy()
+    return
+  }
+  const { status, headers, body } = rejectionToHttp(unreadable(error), 'openai')
   const lines = Object.entries({ ...headers, 'content-length': String(Buffer.byteLength(body)), connection: 'close' })
   const head = lines.map(([name, value]) => `${name}: ${value}`).join('\r\n')
-  socket.end(`HTTP/1.1 ${status} ${late ? 'Request Timeout' : 'Bad Request'}\r\n${head}\r\n\r\n${body}`)
+  connection.end(`HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\n${head}\r\n\r\n${body}`)
+  setTimeout(() => connection.destroy(), LINGER_MS).unref()
+}
+
+function unreadable({ code }: NodeJS.ErrnoException): Rejection {
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return { reason: 'request-timeout', message: 'The request did not arrive in time.' }
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return { reason: 'headers-too-large', message: 'The headers are larger than 16 KB.' }
+  return { reason: 'invalid-header', message: 'The request is not valid HTTP.' }
 }
 
 function sendJson(res: ServerResponse, status: number, value: unknown): void {

@@ -25,6 +25,7 @@ describe('a mistake in the configuration is one line that names place and fix', 
       'router.yaml:2: endpoints[0].url: expected an URL like http://10.0.0.7:8000, without a path',
     ],
     ['scorers:\n  - name: load-scorer\n', 'router.yaml:2: scorers[0].weight: is missing'],
+    ['timeouts:\n  totalMs: 2592000000\n', 'router.yaml:2: timeouts.totalMs: expected <=1073741824, got 2592000000'],
     ['port: [1\n', 'router.yaml:2: Flow sequence in block collection must be sufficiently indented and end with a ]'],
     ['- 1\n', 'router.yaml:1: the file: expected settings by name, like `port: 8000`'],
   ])('%j', (text, message) => {
@@ -55,6 +56,10 @@ describe('what the router listens on', () => {
     expect(() => loadRouterConfig(undefined, { endpoints, host: '0.0.0.0' })).toThrow('EDGE_SIGNING_KEYS')
     expect(loadRouterConfig(undefined, { endpoints, host: '0.0.0.0', allowUnsigned: true }).host).toBe('0.0.0.0')
     expect(loadRouterConfig(undefined, { endpoints, host: '0.0.0.0', edgeKeys: keys }).host).toBe('0.0.0.0')
+  })
+  it('keeps the keys of the file when the variable is there but empty', () => {
+    expect(loadRouterConfig(undefined, { endpoints, edgeKeys: keys }).edgeKeys?.currentId).toBe('k1')
+    expect(() => loadRouterConfig(undefined, { endpoints, host: '0.0.0.0', edgeKeys: '' })).toThrow('EDGE_SIGNING_KEYS')
   })
   it.each(['k1', 'k1:short', ''])('refuses the signing keys %j without repeating them', (edgeKeys) => {
     expect(() => loadRouterConfig(undefined, { endpoints, host: '0.0.0.0', edgeKeys })).toThrow(

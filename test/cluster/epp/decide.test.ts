@@ -12,13 +12,18 @@ const ejected = { availability: { state: 'ejected', cause: 'down' } } as const
 
 describe('a request that cannot be placed is told why', () => {
   it('a model that no engine lists does not exist', () => {
-    const { rejection } = place('gpt-9', [view('a:1'), view('b:1', {}, { models: undefined })])
+    const dead = view('b:1', {}, { models: undefined, ...ejected })
+    const { rejection } = place('gpt-9', [view('a:1'), dead])
     expect(rejection).toMatchObject({ reason: 'model-not-found', param: 'model' })
     expect(rejection?.message).toContain('Models served here: m')
   })
   it('a model whose engines are all down is a matter of time: clients retry', () => {
     const { rejection } = place('m', [view('a:1', {}, ejected), view('b:1', {}, { models: ['x'] })])
     expect(rejection).toMatchObject({ reason: 'no-endpoint', retryAfterSeconds: 2 })
+  })
+  it('an engine that is still starting may serve it: no client is told that the model does not exist', () => {
+    const starting = view('b:1', {}, { models: undefined })
+    expect(place('gpt-9', [view('a:1'), starting]).rejection?.reason).toBe('no-endpoint')
   })
   it('before any engine has answered nothing is known to be missing', () => {
     expect(place('m', [view('a:1', {}, { models: undefined })]).rejection?.reason).toBe('no-endpoint')

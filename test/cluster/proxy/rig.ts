@@ -111,7 +111,7 @@ export async function startRig(
   parseConfigText(yaml, 'test')
   const base = loadRouterConfig(undefined, { port: 0, adminPort: 0, endpoints: engines.map(({ url }) => url), seed: 1 })
   const router = await startRouter({ ...base, ...more }, createLog('silent'))
-  onTestFinished(() => router.close(0))
+  onTestFinished(() => router.close({ drainNoticeMs: 0, drainMs: 0 }))
   await router.firstRound
   return Object.assign(router, {
     url: `http://127.0.0.1:${router.port}`,

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import net from 'node:net'
 import { describe, expect, it } from 'vitest'
+import { loadRouterConfig } from '../../../cluster/config.ts'
 import { endpointIdOf } from '../../../cluster/endpoints/endpoint.ts'
 import {
   answerChat,
@@ -21,8 +22,7 @@ import {
 
 const ERROR =
   'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","param":null,"code":500}}\n\n'
-const TIMEOUTS = { headerMs: 30_000, firstByteMs: 30_000, idleMs: 30_000, totalMs: 30_000, drainMs: 5_000 }
-const LIMITS = { inFlight: 100, waiting: 100, waitMs: 10_000, bodyBytes: 8 * 1024 * 1024 }
+const { timeouts: TIMEOUTS, limits: LIMITS } = loadRouterConfig(undefined, { endpoints: ['http://127.0.0.1:1'] })
 
 /** An engine that decisions avoid while another is available: its queue is long. */
 async function secondBest(script = answerChat) {
@@ -214,6 +214,34 @@ describe('an engine that fails before it answers', () => {
     expect(other.seen.length).toBe(answers.length - fresh.length)
   })
 
+  it('one that worked on the request before it reset a kept connection is not followed by another victim', async () => {
+    const killed = await startEngine()
+    const other = await secondBest()
+    const rig = await startRig([killed, other])
+    expect((await chat(rig.url).answer).status).toBe(200)
+    killed.script = ({ socket }) => setTimeout(() => socket.resetAndDestroy(), 600)
+    const { status, headers } = await chat(rig.url).answer
+    expect([status, headers['x-should-retry'], other.seen.length]).toEqual([502, 'false', 0])
+  })
+
+  it('an error that never ends is not read for ever', async () => {
+    const engine = await startEngine(({ res }) => {
+      res.writeHead(500, { 'content-type': 'text/plain' })
+      const more = () => {
+        while (!res.destroyed && res.write('x'.repeat(64 * 1024)));
+      }
+      res.on('drain', more)
+      more()
+    })
+    const { status, text } = await chat((await startRig([engine])).url).answer
+    expect([status, parse(text).error.message]).toEqual([500, 'The engine answered 500.'])
+  })
+
+  it('a redirect is not an answer', async () => {
+    const engine = await startEngine(({ res }) => void res.writeHead(302, { location: 'http://elsewhere/' }).end())
+    expect((await chat((await startRig([engine])).url).answer).status).toBe(502)
+  })
+
   it('an error as the first event becomes the status it should have been', async () => {
     const engine = await startEngine(({ res }) => {
       res.writeHead(200, { 'content-type': 'text/event-stream' })
@@ -349,7 +377,20 @@ describe('a router that is full', () => {
     expect(headers).toMatchObject({ 'retry-after': '1', 'x-should-retry': 'true', 'x-warmpath-reason': 'overloaded' })
     expect(parse(text).error).toMatchObject({ type: 'rate_limit_error', code: 'overloaded' })
     expect((await decisionOf(rig, headers['x-warmpath-decision'])).words).toContain('refused  overloaded')
+    // Nobody has checked yet that the model exists: its name must not become a label.
+    expect(await (await fetch(`${rig.adminUrl}/metrics`)).text()).toContain('model="unknown",status="429"} 1')
     first.req.destroy()
+  })
+
+  it('counts bodies that are still being sent: slow callers cannot fill the memory before admission sees them', async () => {
+    const rig = await startRig([await startEngine()], { limits: { ...LIMITS, bodiesBytes: 1_000 } })
+    const slow = net.connect(rig.port, '127.0.0.1')
+    slow.write(
+      'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 990\r\n\r\n{',
+    )
+    await until(async () => (await chat(rig.url).answer).status === 429)
+    slow.destroy()
+    await until(async () => (await chat(rig.url).answer).status === 200)
   })
 
   it('lets a caller wait for a place', async () => {
@@ -381,6 +422,16 @@ describe('bad input gets a clear answer in the caller’s shape', () => {
     ['no JSON', 'POST', '/v1/chat/completions', '{', 'application/json', 400, null],
     ['another content type', 'POST', '/v1/chat/completions', '{}', 'text/plain', 415, 'unsupported_media_type'],
     ['too much', 'POST', '/v1/chat/completions', 'x'.repeat(2_000), 'application/json', 413, 'request_too_large'],
+    [
+      'a name that would forge the log',
+      'POST',
+      '/v1/completions',
+      '{"model":"m\\nchosen"}',
+      'application/json',
+      400,
+      null,
+    ],
+    ['a name without end', 'POST', '/v1/completions', `{"model":"${'m'.repeat(300)}"}`, 'application/json', 400, null],
     ['an unknown route', 'POST', '/v1/chat', '{}', 'application/json', 404, 'unknown_url'],
     ['a wrong method', 'PUT', '/v1/completions', '{}', 'application/json', 405, 'method_not_allowed'],
     ['an unknown model asked for', 'GET', '/v1/models/nope', undefined, '', 404, 'model_not_found'],
@@ -412,6 +463,48 @@ describe('bad input gets a clear answer in the caller’s shape', () => {
   })
 })
 
+describe('what is no request', () => {
+  it('never stands in the middle of somebody’s answer', async () => {
+    const engine = await startEngine(startStream)
+    const rig = await startRig([engine])
+    const socket = net.connect(rig.port, '127.0.0.1').setEncoding('utf8')
+    const body = JSON.stringify(streamed)
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    )
+    let text = ''
+    socket.on('data', (piece: string) => {
+      text += piece
+    })
+    await until(() => text.includes(TOKEN.trim()))
+    socket.write('GARBAGE\r\n\r\n')
+    await once(socket, 'close')
+    expect(text).not.toContain('400 Bad Request')
+  })
+
+  it('is told off and closed, though its caller never closes', async () => {
+    const rig = await startRig([await startEngine()])
+    const socket = net.connect({ port: rig.port, host: '127.0.0.1', allowHalfOpen: true })
+    socket.on('data', () => undefined)
+    socket.write('BLAH\r\n\r\n')
+    // The router sees its own half closed by the peer's reset: writing on shows it here.
+    const poke = setInterval(() => socket.write('x'), 50)
+    const [error] = (await once(socket, 'error')) as [NodeJS.ErrnoException]
+    clearInterval(poke)
+    expect(['ECONNRESET', 'EPIPE']).toContain(error.code)
+  })
+
+  it('cannot end the admin door, and with it the router', async () => {
+    const rig = await startRig([await startEngine()])
+    const socket = net.connect(rig.adminPort, '127.0.0.1').setEncoding('utf8')
+    socket.write('GET // HTTP/1.1\r\nhost: x\r\n\r\n')
+    const [text] = (await once(socket, 'data')) as [string]
+    expect(text).toMatch(/^HTTP\/1\.1 400 /)
+    socket.destroy()
+    expect((await chat(rig.url).answer).status).toBe(200)
+  })
+})
+
 describe('operation', () => {
   it('lists the models that the engines serve', async () => {
     const rig = await startRig([await startEngine(), await startEngine()])
@@ -425,10 +518,20 @@ describe('operation', () => {
     expect((await call(`${rig.url}/readyz`, 'GET').answer).status).toBe(200)
     const running = chat(rig.url, streamed)
     await running.head
-    const closed = rig.close(10_000)
-    await expect(chat(rig.url).head).rejects.toThrow('ECONNREFUSED')
+    const closed = rig.close({ drainNoticeMs: 0, drainMs: 10_000 })
+    await expect(chat(rig.url).head).rejects.toThrow(/ECONNRE(FUSED|SET)/)
     ;(engine.seen[0] as Generation).res.end(DONE)
     expect((await running.answer).text).toBe(`${TOKEN}${DONE}`)
+    await closed
+  })
+
+  it('drains at once when nothing is in flight, whatever spare connections a load balancer keeps', async () => {
+    const rig = await startRig([await startEngine()])
+    const spare = net.connect(rig.port, '127.0.0.1')
+    await once(spare, 'connect')
+    await chat(rig.url).answer
+    const closed = once(spare, 'close')
+    await rig.close({ drainNoticeMs: 0, drainMs: 60_000 })
     await closed
   })
 
@@ -436,11 +539,13 @@ describe('operation', () => {
     const rig = await startRig([await startEngine()])
     await chat(rig.url, streamed).answer
     await chat(rig.url, { model: 'made-up-by-a-caller' }).answer
+    await chat(rig.url).answer
     const page = await (await fetch(`${rig.adminUrl}/metrics`)).text()
-    expect(page).toContain('warmpath_requests_total{route="/v1/chat/completions",model="m",status="200"} 1')
+    expect(page).toContain('warmpath_requests_total{route="/v1/chat/completions",model="m",status="200"} 2')
     expect(page).toContain('warmpath_time_to_first_token_seconds_count 1')
-    expect(page).toContain('warmpath_decision_seconds_count 2')
+    expect(page).toContain('warmpath_decision_seconds_count 3')
     expect(page).toMatch(/warmpath_scrape_age_seconds\{endpoint="127\.0\.0\.1:\d+"\}/)
+    expect(page).toContain('warmpath_inter_token_latency_seconds_count 0')
     expect(page).not.toContain('made-up-by-a-caller')
   })
 
