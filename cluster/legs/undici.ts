@@ -13,7 +13,7 @@ subscribe('undici:client:sendHeaders', (message) => {
   starting = undefined
 })
 // undici keeps a request until its answer has ended, and never sends a POST twice: a stream need not hold its prompt.
-subscribe('undici:client:bodySent', (message) => {
+subscribe('undici:request:bodySent', (message) => {
   ;(message as { request: { body: unknown } }).request.body = null
 })
 
