@@ -12,10 +12,6 @@ subscribe('undici:client:sendHeaders', (message) => {
   starting?.writtenTo((message as { socket: Socket }).socket)
   starting = undefined
 })
-// undici keeps a request until its answer has ended, and never sends a POST twice: a stream need not hold its prompt.
-subscribe('undici:request:bodySent', (message) => {
-  ;(message as { request: { body: unknown } }).request.body = null
-})
 
 /** A connection that the engine closed while we wrote shows it within a round trip; later, it has read the request. */
 const STALE_WITHIN_MS = 500
