@@ -125,12 +125,15 @@ class Exchange implements LegEvents {
     const request = this.#legRequest
     if (endpoint === undefined || !request) throw new Error('an exchange needs an endpoint to try')
     const startedAtMs = this.#deps.nowMs()
-    this.#attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
-    this.#record.attempts.push(this.#attempt)
+    const attempt: Attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
+    this.#attempt = attempt
+    this.#record.attempts.push(attempt)
     this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens)
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)
-    this.#leg = this.#deps.send(endpoint, request, this)
+    const leg = this.#deps.send(endpoint, request, this)
+    // A leg may fail while it is being sent; then the next attempt's stands there already.
+    if (this.#attempt === attempt) this.#leg = leg
   }
 
   // What the engine does.
