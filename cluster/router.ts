@@ -91,7 +91,7 @@ export async function startRouter(
     firstRound: monitor.firstRound,
     async close({ drainNoticeMs, drainMs } = config.timeouts) {
       notReady = true
-      await delay(drainNoticeMs)
+      if (drainNoticeMs > 0) await delay(drainNoticeMs)
       draining = true
       monitor.stop()
       await stopProxy(drainMs)
