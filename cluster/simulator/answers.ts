@@ -1,6 +1,7 @@
 // The JSON of vLLM's answers and stream chunks: member order and null members are part of what clients see. A chunk is
 // put together from parts prepared once for the stream, because a pod sends thousands a second.
 import type { Finish } from './engine.ts'
+import type { Logprobs } from './logprobs.ts'
 import type { GenerationRequest } from './request.ts'
 
 export type AnswerHead = {
@@ -34,6 +35,7 @@ export function answerBody(
   request: GenerationRequest,
   choices: readonly Choice[],
   usage: UsageCounts,
+  logprobs: Logprobs | undefined,
 ): unknown {
   const tail = {
     service_tier: null,
@@ -58,7 +60,7 @@ export function answerBody(
       object: 'text_completion',
       created,
       model: request.model,
-      choices: choices.map((choice) => completionChoice(request, choice)),
+      choices: choices.map((choice) => completionChoice(request, choice, logprobs)),
       ...tail,
       ...transfer,
     }
@@ -68,7 +70,7 @@ export function answerBody(
     object: 'chat.completion',
     created,
     model: request.model,
-    choices: choices.map((choice) => chatChoice(request, choice)),
+    choices: choices.map((choice) => chatChoice(request, choice, logprobs)),
     ...tail,
     prompt_logprobs: null,
     prompt_token_ids: request.returnTokenIds ? request.prompts[0]?.tokenIds : null,
@@ -77,11 +79,12 @@ export function answerBody(
   }
 }
 
-function completionChoice(request: GenerationRequest, { index, text, tokenIds, finish }: Choice): unknown {
+function completionChoice(request: GenerationRequest, choice: Choice, logprobs: Logprobs | undefined): unknown {
+  const { index, text, tokenIds, finish } = choice
   return {
     index,
     text,
-    logprobs: null,
+    logprobs: logprobs?.completion(textTokens(request, choice, tokenIds), 0, 0, request.echo) ?? null,
     finish_reason: finish?.reason ?? null,
     stop_reason: finish?.stopReason ?? null,
     token_ids: request.returnTokenIds ? tokenIds : null,
@@ -91,8 +94,15 @@ function completionChoice(request: GenerationRequest, { index, text, tokenIds, f
   }
 }
 
-function chatChoice(request: GenerationRequest, { index, text, tokenIds, finish, toolCallId }: Choice): unknown {
+/** The tokens of a completion's text, which may begin with its prompt and may be only that. */
+function textTokens(request: GenerationRequest, { index }: Choice, said: readonly number[]): readonly number[] {
+  const prompt = request.echo ? (promptOfChoice(request, index) ?? []) : []
+  return request.promptOnly ? prompt : [...prompt, ...said]
+}
+
+function chatChoice(request: GenerationRequest, choice: Choice, logprobs: Logprobs | undefined): unknown {
   const { tool } = request
+  const { index, text, tokenIds, finish, toolCallId } = choice
   const call = tool && { id: toolCallId, type: 'function', function: { name: tool.name, arguments: text } }
   return {
     index,
@@ -106,7 +116,7 @@ function chatChoice(request: GenerationRequest, { index, text, tokenIds, finish,
       ...(call ? { tool_calls: [call] } : {}),
       reasoning: null,
     },
-    logprobs: null,
+    logprobs: logprobs?.chat(tokenIds, 0) ?? null,
     finish_reason: finish ? chatFinishReason(request, finish) : null,
     stop_reason: finish?.stopReason ?? null,
     token_ids: request.returnTokenIds ? tokenIds : null,
@@ -152,7 +162,11 @@ export type StreamWriter = {
 }
 
 /** Writes a request's stream in its API's shape. */
-export function createStreamWriter(head: AnswerHead, request: GenerationRequest): StreamWriter {
+export function createStreamWriter(
+  head: AnswerHead,
+  request: GenerationRequest,
+  logprobs: Logprobs | undefined,
+): StreamWriter {
   const object = request.api === 'chat' ? 'chat.completion.chunk' : 'text_completion'
   const { id, createdSeconds: created } = head
   const start = `data: ${JSON.stringify({ id, object, created, model: request.model }).slice(0, -1)},"choices":[`
@@ -164,6 +178,7 @@ export function createStreamWriter(head: AnswerHead, request: GenerationRequest)
     return `,"usage":${JSON.stringify({ ...counts, completion_tokens_details: null })}`
   }
   const choiceOf = request.api === 'chat' ? chatChunkChoice : completionChunkChoice
+  const logprobsOf = logprobs === undefined ? () => 'null' : createLogprobsWriter(request, logprobs)
   return {
     opening: (choice) => {
       if (request.api === 'completion') return ''
@@ -176,7 +191,7 @@ export function createStreamWriter(head: AnswerHead, request: GenerationRequest)
       const usage = usageSoFar(token.choice, token.completionTokens)
       // The fingerprint comes once, in the stream's last chunk.
       const end = token.last && !request.includeUsage ? fingerprint : ''
-      return `${start}${choiceOf(request, token)}]${usage}${end}}\n\n`
+      return `${start}${choiceOf(request, token, logprobsOf(token))}]${usage}${end}}\n\n`
     },
     usage: (usage) => {
       const { details } = usage
@@ -194,13 +209,28 @@ export function createStreamWriter(head: AnswerHead, request: GenerationRequest)
   }
 }
 
-function chatChunkChoice(request: GenerationRequest, token: StreamedToken): string {
+/** Writes each token's member; a completion's remembers where in its choice's text it is. */
+function createLogprobsWriter(request: GenerationRequest, logprobs: Logprobs): (token: StreamedToken) => string {
+  const said = new Map<number, { readonly tokens: number; readonly offset: number }>()
+  return ({ choice, tokenId, first, completionTokens }) => {
+    if (request.api === 'chat') return JSON.stringify(logprobs.chat([tokenId], completionTokens - 1))
+    const before = said.get(choice.index) ?? { tokens: 0, offset: 0 }
+    const ids = first ? textTokens(request, choice, [tokenId]) : [tokenId]
+    said.set(choice.index, {
+      tokens: before.tokens + ids.length,
+      offset: logprobs.offsetAfter(ids, before.offset),
+    })
+    return JSON.stringify(logprobs.completion(ids, before.tokens, before.offset, request.echo))
+  }
+}
+
+function chatChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {
   const { choice, finish, tokenId } = token
   const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
   const ending = finish
     ? `"finish_reason":"${chatFinishReason(request, finish)}","stop_reason":${JSON.stringify(finish.stopReason)}`
     : '"finish_reason":null'
-  return `{"index":${choice.index},"delta":${chatDelta(request, token)},"logprobs":null,${ending},"token_ids":${ids}}`
+  return `{"index":${choice.index},"delta":${chatDelta(request, token)},"logprobs":${logprobs},${ending},"token_ids":${ids}}`
 }
 
 function chatDelta({ tool }: GenerationRequest, { choice, text, first, finish }: StreamedToken): string {
@@ -211,13 +241,13 @@ function chatDelta({ tool }: GenerationRequest, { choice, text, first, finish }:
   return `{"tool_calls":[{"id":"${choice.toolCallId}","type":"function","index":0,"function":${called}}]}`
 }
 
-function completionChunkChoice(request: GenerationRequest, token: StreamedToken): string {
+function completionChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {
   const { choice, text, finish, tokenId, first } = token
   const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
   const promptIds = request.returnTokenIds && first ? JSON.stringify(promptOfChoice(request, choice.index)) : 'null'
   const reason = finish ? `"${finish.reason}"` : 'null'
   const stopReason = JSON.stringify(finish?.stopReason ?? null)
-  return `{"index":${choice.index},"text":${JSON.stringify(text)},"logprobs":null,"finish_reason":${reason},"stop_reason":${stopReason},"prompt_token_ids":${promptIds},"token_ids":${ids}}`
+  return `{"index":${choice.index},"text":${JSON.stringify(text)},"logprobs":${logprobs},"finish_reason":${reason},"stop_reason":${stopReason},"prompt_token_ids":${promptIds},"token_ids":${ids}}`
 }
 
 /** An engine's failure after the head was sent, spaced as Python's json module does. */

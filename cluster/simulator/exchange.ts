@@ -11,10 +11,11 @@ import {
   type StreamWriter,
   type UsageCounts,
 } from './answers.ts'
-import type { Emission, Engine, SequenceRequest } from './engine.ts'
+import type { Emission, Engine, SequenceRequest, Utterance } from './engine.ts'
 import { ENGINE_FAILED } from './errors.ts'
 import type { Faults } from './faults.ts'
 import { createSpeech } from './generate.ts'
+import { createLogprobs } from './logprobs.ts'
 import type { EngineMetrics } from './metrics.ts'
 import type { GenerationRequest } from './request.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -57,8 +58,9 @@ export function serveGeneration(
     finish: undefined,
     toolCallId: `chatcmpl-tool-${randomBytes(8).toString('hex')}`,
   }))
+  const logprobs = request.logprobs === undefined ? undefined : createLogprobs(deps.tokenizer, request.logprobs)
   const streaming = request.stream
-    ? createStreaming(deps, request, choices, createStreamWriter(head, request), res)
+    ? createStreaming(deps, request, choices, createStreamWriter(head, request, logprobs), res)
     : undefined
   let open = choices.length
   let tokens = 0
@@ -83,8 +85,7 @@ export function serveGeneration(
     }
     if (errorAfterTokens !== undefined && tokens >= errorAfterTokens) {
       leave('error')
-      if (streaming) res.end(errorEvent(ENGINE_FAILED.body) + STREAM_END)
-      else sendJson(res, ENGINE_FAILED.status, ENGINE_FAILED.body)
+      sendFailure(res)
       return true
     }
     return false
@@ -92,6 +93,10 @@ export function serveGeneration(
 
   const hear = (choice: Choice, { id, utterance }: Emission) => {
     if (fail()) return
+    if (utterance.finish?.reason === 'error') {
+      leave('error')
+      return sendFailure(res)
+    }
     tokens++
     choice.tokenIds.push(utterance.tokenId)
     choice.finish = utterance.finish
@@ -112,7 +117,7 @@ export function serveGeneration(
     const load = loadHeader()
     if (load !== undefined) res.setHeader('endpoint-load-metrics', load)
     if (request.tool) deps.metrics.recordToolParser('non_streaming', 'tool_call')
-    sendJson(res, 200, answerBody(head, request, choices, usage))
+    sendJson(res, 200, answerBody(head, request, choices, usage, logprobs))
   }
 
   // A client that goes away before its last byte wants no more tokens.
@@ -122,7 +127,16 @@ export function serveGeneration(
   streaming?.begin()
   for (const [index, sequence] of sequences.entries()) {
     const choice = choices[index] as Choice
-    deps.listeners.set(sequence.id, (emission) => hear(choice, emission))
+    deps.listeners.set(sequence.id, (emission) => {
+      try {
+        hear(choice, emission)
+      } catch (error) {
+        // Everyone else's tokens of this step are still to be told.
+        reportFault(error)
+        leave('error')
+        sendFailure(res)
+      }
+    })
     deps.engine.add(sequence, deps.nowMs())
   }
   deps.wake()
@@ -178,33 +192,42 @@ function createStreaming(
 function sequencesOf(deps: ExchangeDeps, request: GenerationRequest): readonly SequenceRequest[] {
   const { tokenizer } = deps
   const key = randomBytes(8).toString('hex')
-  return request.prompts.flatMap(({ tokenIds, maxTokens }, promptIndex) =>
-    Array.from({ length: request.n }, (_, choice) => ({
-      id: `${key}-${promptIndex}-${choice}`,
-      promptTokenIds: tokenIds,
-      maxTokens,
-      speak: createSpeech({
+  const scriptIds = request.script === undefined ? undefined : tokenizer.encode(request.script, false)
+  return request.prompts.flatMap(({ tokenIds, maxTokens }, promptIndex) => {
+    const promptSeed = seedOf(tokenIds)
+    return Array.from({ length: request.n }, (_, choice) => {
+      const speech = createSpeech({
         tokenizer,
-        seed: speechSeed(deps, request, tokenIds, choice),
+        seed: speechSeed(deps, request, promptSeed, choice),
         minTokens: request.minTokens,
         ignoreEos: request.ignoreEos,
         stop: request.stop,
         stopTokenIds: request.stopTokenIds,
         includeStopInOutput: request.includeStopInOutput,
-        script: request.tool?.argumentsJson,
-      }),
-    })),
-  )
+        scriptIds,
+      })
+      return {
+        id: `${key}-${promptIndex}-${choice}`,
+        promptTokenIds: tokenIds,
+        maxTokens,
+        speak: (isLast: boolean) => speakOrFail(speech, isLast, tokenizer.endOfTextId),
+      }
+    })
+  })
+}
+
+/** A fault of one sequence ends that sequence: thrown into the engine's step, it would end the step of all. */
+function speakOrFail(speech: (isLast: boolean) => Utterance, isLast: boolean, tokenId: number): Utterance {
+  try {
+    return speech(isLast)
+  } catch (error) {
+    reportFault(error)
+    return { tokenId, text: '', finish: { reason: 'error', stopReason: null } }
+  }
 }
 
 /** Greedy sampling depends on the prompt alone, a given seed makes sampling repeatable, anything else is chance. */
-function speechSeed(
-  deps: ExchangeDeps,
-  request: GenerationRequest,
-  tokenIds: readonly number[],
-  choice: number,
-): number {
-  const prompt = seedOf(tokenIds)
+function speechSeed(deps: ExchangeDeps, request: GenerationRequest, prompt: number, choice: number): number {
   if (request.temperature === 0) return prompt
   const seed = request.seed === undefined ? Math.floor(deps.random() * 2 ** 32) : seedOf([request.seed, choice])
   return seedOf([prompt, seed])
@@ -226,6 +249,18 @@ function usageOf(deps: ExchangeDeps, request: GenerationRequest, choices: readon
       ? { cachedTokens: 0, createdCacheTokens: created === 0 ? null : created }
       : undefined,
   }
+}
+
+/** The end of an exchange that cannot go on, as vLLM tells it before the first byte and after it. */
+export function sendFailure(res: ServerResponse): void {
+  if (res.writableEnded) return
+  if (res.headersSent) res.end(errorEvent(ENGINE_FAILED.body) + STREAM_END)
+  else sendJson(res, ENGINE_FAILED.status, ENGINE_FAILED.body)
+}
+
+/** Says what went wrong in the simulator itself; the pod, and whoever shares its process, goes on. */
+export function reportFault(error: unknown): void {
+  process.emitWarning(error instanceof Error ? error : 'The simulated pod failed without an error.')
 }
 
 export function sendJson(res: ServerResponse, status: number, body: unknown): void {

@@ -13,7 +13,7 @@ export type SpeechOptions = {
   readonly stopTokenIds: readonly number[]
   readonly includeStopInOutput: boolean
   /** Said instead of sentences. */
-  readonly script: string | undefined
+  readonly scriptIds: readonly number[] | undefined
 }
 
 const NATURAL_TOKENS_MIN = 20
@@ -21,7 +21,8 @@ const NATURAL_TOKENS_MAX = 200
 const SENTENCE_WORDS_MIN = 5
 const SENTENCE_WORDS_MAX = 14
 
-const WORDS = (
+/** What sentences are made of. */
+export const WORDS = (
   'the a one every some this that small large warm cold quiet quick steady careful simple clear long short next early ' +
   'late cache token model prompt answer question request engine router block layer memory river morning garden window ' +
   'letter number road bridge story reader teacher student system signal machine reason pattern detail moment begins ' +
@@ -32,7 +33,7 @@ const WORDS = (
 /** A function that says one token at a time, as an engine's sampler and detokenizer would together. */
 export function createSpeech(options: SpeechOptions): (isLast: boolean) => Utterance {
   const { tokenizer, minTokens, ignoreEos, stopTokenIds } = options
-  const next = options.script === undefined ? sentences(options) : script(tokenizer, options.script)
+  const next = options.scriptIds === undefined ? sentences(options) : script(options.scriptIds)
   const decode = tokenizer.createDecoder()
   const cut = createStopCutter(options.stop, options.includeStopInOutput)
   let spoken = 0
@@ -58,8 +59,7 @@ export function createSpeech(options: SpeechOptions): (isLast: boolean) => Utter
 /** The next token id; undefined at the end of the text, which comes only when `mayEnd`. */
 type TokenSource = (mayEnd: boolean) => number | undefined
 
-function script(tokenizer: Tokenizer, text: string): TokenSource {
-  const ids = tokenizer.encode(text, false)
+function script(ids: readonly number[]): TokenSource {
   let at = 0
   return () => ids[at++]
 }
@@ -100,10 +100,13 @@ type StopCutter = {
 function createStopCutter(stops: readonly string[], includeStop: boolean): StopCutter {
   const holdLength = includeStop ? 0 : Math.max(0, ...stops.map((stop) => stop.length - 1))
   let held = ''
+  /** The end of the text so far in which a stop string may begin. */
   let seen = ''
+  const seenLength = Math.max(0, ...stops.map((stop) => stop.length - 1))
   return {
     push: (added, mayStop) => {
       if (stops.length === 0) return { text: added, stoppedBy: undefined }
+      seen = seen.slice(Math.max(0, seen.length - seenLength))
       const searchFrom = seen.length
       seen += added
       held += added

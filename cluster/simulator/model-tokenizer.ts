@@ -22,14 +22,20 @@ export function loadTokenizer(directory: string): Tokenizer {
     text === '' && !addSpecialTokens
       ? []
       : Array.from<number>(inner.encode(text, { add_special_tokens: addSpecialTokens }).ids)
-  const decode = (ids: readonly number[]) =>
-    ids.length === 0 ? '' : inner.decode([...ids], { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+  const isId = (id: number) => inner.id_to_token(id) !== undefined
+  const decode = (ids: readonly number[]) => {
+    // The decoders trip over an id that the vocabulary does not have.
+    const known = ids.filter(isId)
+    return known.length === 0
+      ? ''
+      : inner.decode(known, { skip_special_tokens: false, clean_up_tokenization_spaces: false })
+  }
   const render = createRenderer(directory, config)
   return {
     encode,
     decode,
     encodeChat: (messages, tools, options) => encode(render(messages, tools, options), options.addSpecialTokens),
-    isId: (id) => inner.id_to_token(id) !== undefined,
+    isId,
     spelling: (id) => inner.id_to_token(id) ?? '',
     endOfTextId: inner.token_to_id(specialToken(config, 'eos_token')) ?? 0,
     createDecoder: () => createDecoder(decode),
@@ -71,6 +77,7 @@ function createRenderer(directory: string, config: TokenizerConfig): Render {
   // A template that walks `content` wants its parts; any other one wants a text.
   const walksContent = /\bfor\s+\w+\s+in\s+\w+(\.content|\[\s*['"]content['"]\s*\])/.test(source)
   return (messages, tools, { addGenerationPrompt, continueFinalMessage, templateVariables }) => {
+    // Fails by itself for arguments that are no JSON.
     const prepared = messages.map((message) => prepare(message, walksContent))
     let text: string
     try {
@@ -84,7 +91,7 @@ function createRenderer(directory: string, config: TokenizerConfig): Render {
         add_generation_prompt: addGenerationPrompt,
       })
     } catch (error) {
-      throw new TemplateError(error instanceof Error ? error.message : String(error))
+      throw new TemplateError(error instanceof Error ? error.message : 'The chat template failed.')
     }
     return continueFinalMessage ? withoutEndOfTurn(text, contentText(prepared.at(-1)?.content)) : text
   }
@@ -108,11 +115,12 @@ function prepare(message: ChatMessage, walksContent: boolean): ChatMessage {
 }
 
 /** Callers send a call's arguments as JSON text, templates print them as an object. */
-function withParsedArguments(call: { readonly function?: { readonly arguments?: unknown } }): unknown {
-  const json = call?.function?.arguments
+function withParsedArguments(call: unknown): unknown {
+  const called = call as { readonly function?: { readonly arguments?: unknown } | null } | null
+  const json = called?.function?.arguments
   if (typeof json !== 'string') return call
   try {
-    return { ...call, function: { ...call.function, arguments: JSON.parse(json === '' ? '{}' : json) } }
+    return { ...called, function: { ...called?.function, arguments: JSON.parse(json === '' ? '{}' : json) } }
   } catch {
     throw new TemplateError('The arguments of a tool call in the conversation are not valid JSON.')
   }

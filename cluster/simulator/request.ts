@@ -2,7 +2,8 @@
 // prompt, then the sampling parameters, in the order in which vLLM looks at them.
 import { ApiError, badRequest, modelNotFound, pythonFloat, validationError } from './errors.ts'
 import { type Body, type MemberType, missing, parseBody } from './schema.ts'
-import { type ChatMessage, TemplateError, type Tokenizer } from './tokenizer.ts'
+import { structuredAnswer } from './structured-answer.ts'
+import { type ChatMessage, contentText, TemplateError, type Tokenizer } from './tokenizer.ts'
 import { type ToolAnswer, toolAnswer } from './tool-answer.ts'
 
 export type ModelLimits = {
@@ -37,12 +38,16 @@ export type GenerationRequest = {
   readonly promptOnly: boolean
   /** Chat: the answer is a call of this function. */
   readonly tool: ToolAnswer | undefined
+  /** Said instead of prose: a call's arguments, or the JSON that was asked for. */
+  readonly script: string | undefined
+  /** How many of the most probable tokens to tell at each place; undefined for no log probabilities. */
+  readonly logprobs: number | undefined
 }
 
 const SAMPLING_MEMBERS = {
   model: 'string',
   stream: 'boolean',
-  stream_options: 'any',
+  stream_options: 'object',
   max_tokens: 'integer',
   min_tokens: 'integer',
   n: 'integer',
@@ -62,6 +67,8 @@ const SAMPLING_MEMBERS = {
   priority: 'integer',
   cache_salt: 'string',
   user: 'string',
+  response_format: 'object',
+  structured_outputs: 'object',
 } as const satisfies Record<string, MemberType>
 
 const RENDER_MEMBERS = {
@@ -70,7 +77,7 @@ const RENDER_MEMBERS = {
   add_generation_prompt: 'boolean',
   continue_final_message: 'boolean',
   add_special_tokens: 'boolean',
-  chat_template_kwargs: 'any',
+  chat_template_kwargs: 'object',
 } as const satisfies Record<string, MemberType>
 
 const CHAT_MEMBERS = {
@@ -83,14 +90,29 @@ const CHAT_MEMBERS = {
   top_logprobs: 'integer',
 } as const satisfies Record<string, MemberType>
 
-const COMPLETION_MEMBERS = { ...SAMPLING_MEMBERS, prompt: 'any', echo: 'boolean' } as const satisfies Record<
-  string,
-  MemberType
->
+const COMPLETION_MEMBERS = {
+  ...SAMPLING_MEMBERS,
+  prompt: 'any',
+  echo: 'boolean',
+  logprobs: 'integer',
+} as const satisfies Record<string, MemberType>
 
 const COMPLETION_MAX_TOKENS_DEFAULT = 16
-/** vLLM's own limit. */
-const CHOICES_MAX = 16_384
+/** vLLM's own limit is 16384 for each prompt; a simulated pod keeps every answer in one small process. */
+const CHOICES_MAX = 128
+const SEQUENCES_MAX = 1_024
+/** Prompt tokens of all choices together: each may get its prompt back. */
+const PROMPT_TOKENS_MAX = 4_194_304
+/** Probabilities that one answer may hold. */
+const LOGPROBS_MAX = 4_194_304
+/** As of `--max-logprobs`. */
+const TOP_LOGPROBS_MAX = 20
+/** Every one is looked for after every token. */
+const STOPS_MAX = 128
+/** It is said again in every chunk. */
+const REQUEST_ID_CHARS_MAX = 1_024
+/** No vocabulary has a longer token, so a longer text is too long whatever its tokens are. */
+const CHARS_PER_TOKEN_MAX = 256
 /** Below it vLLM samples greedily. */
 const GREEDY_TEMPERATURE = 1e-5
 
@@ -101,12 +123,15 @@ export function parseChat(text: string, limits: ModelLimits): GenerationRequest 
   if (refusal) return refusal
   const tool = toolAnswer(body)
   if (tool instanceof ApiError) return tool
+  const logprobs = chatLogprobs(body)
+  if (logprobs instanceof ApiError) return logprobs
   const maxTokens = (body.max_completion_tokens ?? body.max_tokens ?? undefined) as number | undefined
+  if (charactersOf(body.messages) > limits.maxModelLen * CHARS_PER_TOKEN_MAX) return tooLong(limits)
   const tokenIds = encodeMessages(body, limits, false)
   if (tokenIds instanceof ApiError) return tokenIds
   const prompt = fitPrompt(tokenIds, maxTokens, limits, false)
   if (prompt instanceof ApiError) return prompt
-  return complete(body, limits, { api: 'chat', prompts: [prompt], echo: false, promptOnly: false, tool })
+  return complete(body, limits, { api: 'chat', prompts: [prompt], echo: false, promptOnly: false, tool, logprobs })
 }
 
 export function parseCompletion(text: string, limits: ModelLimits): GenerationRequest | ApiError {
@@ -117,18 +142,20 @@ export function parseCompletion(text: string, limits: ModelLimits): GenerationRe
   const asked = (body.max_tokens ?? COMPLETION_MAX_TOKENS_DEFAULT) as number
   const echo = body.echo === true
   const promptOnly = echo && asked === 0
+  const logprobs = completionLogprobs(body)
+  if (logprobs instanceof ApiError) return logprobs
+  const given = promptsOf(body.prompt)
+  if (given instanceof ApiError) return given
   const prompts: Prompt[] = []
-  for (const { tokenIds, exact } of promptsOf(body.prompt, limits.tokenizer) ?? []) {
-    const unknown = tokenIds.find((id) => !limits.tokenizer.isId(id))
-    if (unknown !== undefined) return badRequest(`Token id ${unknown} is out of vocabulary`)
-    const prompt = fitPrompt(tokenIds, promptOnly ? 1 : asked, limits, exact)
+  for (const one of given) {
+    const prompt = readPrompt(one, promptOnly ? 1 : asked, limits)
     if (prompt instanceof ApiError) return prompt
     prompts.push(prompt)
   }
   if (prompts.length === 0) {
     return badRequest('Either prompt or prompt_embeds must be provided and non-empty.', 'prompt')
   }
-  return complete(body, limits, { api: 'completion', prompts, echo, promptOnly, tool: undefined })
+  return complete(body, limits, { api: 'completion', prompts, echo, promptOnly, tool: undefined, logprobs })
 }
 
 /** The ids that `/tokenize` answers with. */
@@ -191,7 +218,6 @@ function encodeMessages(body: Body, { tokenizer }: ModelLimits, addSpecialTokens
     const refusal = refuseMessage(message, index)
     if (refusal) return refusal
   }
-  const variables = body.chat_template_kwargs
   try {
     return tokenizer.encodeChat(
       messages as readonly ChatMessage[],
@@ -200,13 +226,21 @@ function encodeMessages(body: Body, { tokenizer }: ModelLimits, addSpecialTokens
         addGenerationPrompt: body.add_generation_prompt !== false,
         continueFinalMessage: body.continue_final_message === true,
         addSpecialTokens,
-        templateVariables: typeof variables === 'object' && variables !== null ? (variables as Body) : {},
+        templateVariables: (body.chat_template_kwargs ?? {}) as Body,
       },
     )
   } catch (error) {
     if (error instanceof TemplateError) return badRequest(error.message)
     throw error
   }
+}
+
+/** How long the messages' texts are, whatever else the list may hold. */
+function charactersOf(messages: unknown): number {
+  return (messages as readonly unknown[]).reduce<number>((sum, message) => {
+    const content = (message as { readonly content?: unknown } | null)?.content
+    return sum + contentText(content).length
+  }, 0)
 }
 
 function refuseMessage(message: unknown, index: number): ApiError | undefined {
@@ -223,22 +257,57 @@ function refuseMessage(message: unknown, index: number): ApiError | undefined {
       { type: 'string_type', loc: `${loc}.role`, msg: 'Input should be a valid string', input: role },
     ])
   }
-  const media = Array.isArray(content) ? content.find((part) => part?.type && !/text$/.test(part.type)) : undefined
-  if (media) {
-    const modality = String(media.type).replace(/^input_|_url$/g, '')
+  const media = Array.isArray(content) ? content.map((part) => part?.type).find(isMedia) : undefined
+  if (media !== undefined) {
+    const modality = media.replace(/^input_|_url$/g, '')
     return badRequest(`At most 0 ${modality}(s) may be provided in one prompt.`)
   }
   return undefined
 }
 
-type EncodedPrompt = { readonly tokenIds: readonly number[]; readonly exact: boolean }
+function isMedia(type: unknown): type is string {
+  return typeof type === 'string' && !type.endsWith('text')
+}
+
+type GivenPrompt = string | readonly number[]
 
 /** A prompt is a text, a list of token ids, or a list of either. */
-function promptsOf(prompt: unknown, tokenizer: Tokenizer): readonly EncodedPrompt[] | undefined {
-  if (typeof prompt === 'string') return [{ tokenIds: tokenizer.encode(prompt, true), exact: false }]
-  if (!Array.isArray(prompt)) return undefined
-  if (prompt.length > 0 && prompt.every((item) => typeof item === 'number')) return [{ tokenIds: prompt, exact: true }]
-  return prompt.flatMap((item) => promptsOf(item, tokenizer) ?? [])
+function promptsOf(prompt: unknown): readonly GivenPrompt[] | ApiError {
+  if (typeof prompt === 'string') return [prompt]
+  if (!Array.isArray(prompt)) return []
+  if (prompt.length > 0 && prompt.every(isNumber)) return [prompt]
+  if (prompt.length > SEQUENCES_MAX) {
+    return badRequest(`At most ${SEQUENCES_MAX} prompts may be sent in one request, got ${prompt.length}.`, 'prompt')
+  }
+  const wrong = prompt.findIndex((item) => typeof item !== 'string' && !(Array.isArray(item) && item.every(isNumber)))
+  if (wrong < 0) return prompt
+  const msg = 'Input should be a valid string'
+  return validationError([{ type: 'string_type', loc: `body.prompt.${wrong}`, msg, input: prompt[wrong] }])
+}
+
+function isNumber(value: unknown): value is number {
+  return typeof value === 'number'
+}
+
+function readPrompt(given: GivenPrompt, maxTokens: number | undefined, limits: ModelLimits): Prompt | ApiError {
+  if (typeof given === 'string') {
+    if (given.length > limits.maxModelLen * CHARS_PER_TOKEN_MAX) return tooLong(limits)
+    return fitPrompt(limits.tokenizer.encode(given, true), maxTokens, limits, false)
+  }
+  const prompt = fitPrompt(given, maxTokens, limits, true)
+  if (prompt instanceof ApiError) return prompt
+  const unknown = given.find((id) => !limits.tokenizer.isId(id))
+  return unknown === undefined ? prompt : badRequest(`Token id ${unknown} is out of vocabulary`)
+}
+
+/** The refusal of a text that is too long to be counted. */
+function tooLong({ maxModelLen }: ModelLimits): ApiError {
+  return promptTooLong(maxModelLen, maxModelLen + 1, 'at least ')
+}
+
+function promptTooLong(maxModelLen: number, counted: number, atLeast: string): ApiError {
+  const message = `This model's maximum context length is ${maxModelLen} tokens. However, your prompt contains ${atLeast}${counted} input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.`
+  return badRequest(message, 'input_tokens', String(counted))
 }
 
 /** A text is cut at the limit before it is counted, so its count is a lower bound; given ids are counted exactly. */
@@ -258,19 +327,67 @@ function fitPrompt(
   if (tokenIds.length === 0) return badRequest('The decoder prompt cannot be empty')
   const counted = exact ? tokenIds.length : Math.min(tokenIds.length, maxModelLen + 1)
   const atLeast = exact ? '' : 'at least '
-  const limit = `This model's maximum context length is ${maxModelLen} tokens. However,`
   if (counted > maxModelLen || (maxTokens === undefined && counted === maxModelLen)) {
-    const message = `${limit} your prompt contains ${atLeast}${counted} input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.`
-    return badRequest(message, 'input_tokens', String(counted))
+    return promptTooLong(maxModelLen, counted, atLeast)
   }
   if (maxTokens !== undefined && counted + maxTokens > maxModelLen) {
-    const message = `${limit} you requested ${maxTokens} output tokens and your prompt contains ${atLeast}${counted} input tokens, for a total of ${atLeast}${counted + maxTokens} tokens. Please reduce the length of the input prompt or the number of requested output tokens.`
+    const message = `This model's maximum context length is ${maxModelLen} tokens. However, you requested ${maxTokens} output tokens and your prompt contains ${atLeast}${counted} input tokens, for a total of ${atLeast}${counted + maxTokens} tokens. Please reduce the length of the input prompt or the number of requested output tokens.`
     return badRequest(message, 'input_tokens', String(counted))
   }
   return { tokenIds, maxTokens: maxTokens ?? maxModelLen - counted }
 }
 
-type Settled = Pick<GenerationRequest, 'api' | 'prompts' | 'echo' | 'promptOnly' | 'tool'>
+/** How many tokens' probabilities a chat wants at each place. */
+function chatLogprobs(body: Body): number | undefined | ApiError {
+  const top = (body.top_logprobs ?? 0) as number
+  if (top < -1) {
+    return badRequest('`top_logprobs` must be a positive value or -1.', 'top_logprobs', String(top))
+  }
+  if (body.logprobs === true) return topLogprobs(top)
+  if (top === 0) return undefined
+  return badRequest('when using `top_logprobs`, `logprobs` must be set to true.', 'top_logprobs')
+}
+
+function completionLogprobs(body: Body): number | undefined | ApiError {
+  if (body.logprobs === undefined || body.logprobs === null) return undefined
+  const top = body.logprobs as number
+  return top < 0 ? badRequest('`logprobs` must be a positive value.', 'logprobs', String(top)) : topLogprobs(top)
+}
+
+function topLogprobs(top: number): number | ApiError {
+  if (top >= 0 && top <= TOP_LOGPROBS_MAX) return top
+  // -1 asks for the whole vocabulary.
+  const wanted = top < 0 ? 'all tokens' : String(top)
+  const message = `Requested sample logprobs of ${wanted}, which is greater than max allowed: ${TOP_LOGPROBS_MAX}`
+  return badRequest(message, 'logprobs', String(top))
+}
+
+/** What one answer would take more memory for than a pod has. */
+function refuseSize({ prompts, echo, logprobs }: Settled, n: number): ApiError | undefined {
+  const sequences = prompts.length * n
+  if (sequences > SEQUENCES_MAX) {
+    return badRequest(
+      `n times the number of prompts must be at most ${SEQUENCES_MAX}, got ${sequences}.`,
+      'n',
+      String(n),
+    )
+  }
+  const promptTokens = n * prompts.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)
+  if (promptTokens > PROMPT_TOKENS_MAX) {
+    return badRequest(
+      `n times the prompt tokens must be at most ${PROMPT_TOKENS_MAX}, got ${promptTokens}.`,
+      'n',
+      String(n),
+    )
+  }
+  if (logprobs === undefined) return undefined
+  const answerTokens = n * prompts.reduce((sum, { maxTokens }) => sum + maxTokens, 0)
+  const told = (answerTokens + (echo ? promptTokens : 0)) * (logprobs + 1)
+  if (told <= LOGPROBS_MAX) return undefined
+  return badRequest(`One answer may tell at most ${LOGPROBS_MAX} logprobs: lower max_tokens or n.`, 'logprobs')
+}
+
+type Settled = Pick<GenerationRequest, 'api' | 'prompts' | 'echo' | 'promptOnly' | 'tool' | 'logprobs'>
 
 /** The sampling parameters, which vLLM checks last. */
 function complete(body: Body, { models }: ModelLimits, settled: Settled): GenerationRequest | ApiError {
@@ -302,11 +419,28 @@ function complete(body: Body, { models }: ModelLimits, settled: Settled): Genera
   if (n > 1 && temperature < GREEDY_TEMPERATURE) {
     return badRequest(`n must be 1 when using greedy sampling, got ${n}.`)
   }
+  const tooMuch = refuseSize(settled, n)
+  if (tooMuch) return tooMuch
   const stop = typeof body.stop === 'string' ? [body.stop] : ((body.stop ?? []) as readonly unknown[])
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string')) {
     const msg = 'Input should be a valid string'
     return validationError([{ type: 'string_type', loc: 'body.stop.str', msg, input: body.stop }])
   }
+  const stopTokenIds = (body.stop_token_ids ?? []) as readonly unknown[]
+  const wrong = stopTokenIds.findIndex((id) => !Number.isInteger(id))
+  if (wrong >= 0) {
+    const msg = 'Input should be a valid integer'
+    return validationError([{ type: 'int_type', loc: `body.stop_token_ids.${wrong}`, msg, input: stopTokenIds[wrong] }])
+  }
+  for (const [name, { length }] of Object.entries({ stop, stop_token_ids: stopTokenIds })) {
+    if (length > STOPS_MAX) return badRequest(`${name} must have at most ${STOPS_MAX} items, got ${length}.`, name)
+  }
+  const requestId = (body.request_id ?? undefined) as string | undefined
+  if (requestId !== undefined && requestId.length > REQUEST_ID_CHARS_MAX) {
+    return badRequest(`request_id must have at most ${REQUEST_ID_CHARS_MAX} characters.`, 'request_id')
+  }
+  const structured = structuredAnswer(body)
+  if (structured instanceof ApiError) return structured
   if (stop.includes('')) return badRequest('stop cannot contain an empty string.')
   const streamOptions = (body.stream_options ?? {}) as Body
   const includeUsage = streamOptions.include_usage === true
@@ -320,11 +454,12 @@ function complete(body: Body, { models }: ModelLimits, settled: Settled): Genera
     temperature: temperature < GREEDY_TEMPERATURE ? 0 : temperature,
     seed: (body.seed ?? undefined) as number | undefined,
     stop,
-    stopTokenIds: (body.stop_token_ids ?? []) as readonly number[],
+    stopTokenIds: stopTokenIds as readonly number[],
     includeStopInOutput: body.include_stop_str_in_output === true,
     minTokens,
     ignoreEos: body.ignore_eos === true,
     returnTokenIds: body.return_token_ids === true,
-    requestId: (body.request_id ?? undefined) as string | undefined,
+    requestId,
+    script: settled.tool?.argumentsJson ?? structured,
   }
 }

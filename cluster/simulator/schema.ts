@@ -2,7 +2,10 @@
 import { type ApiError, type Issue, validationError } from './errors.ts'
 
 export type Body = Readonly<Record<string, unknown>>
-export type MemberType = 'integer' | 'number' | 'boolean' | 'string' | 'list' | 'any'
+export type MemberType = 'integer' | 'number' | 'boolean' | 'string' | 'list' | 'object' | 'any'
+
+/** Far more than any schema or conversation has, and far less than the stack of those who walk the body bears. */
+const NESTING_MAX = 128
 
 type Checked = { readonly value: unknown } | { readonly type: string; readonly msg: string }
 
@@ -23,6 +26,10 @@ export function parseBody(
     const msg = 'Input should be a valid dictionary or object to extract fields from'
     return validationError([{ type: 'model_attributes_type', loc: 'body', msg, input: parsed }])
   }
+  if (isTooDeep(parsed)) {
+    const ctx = `Nested deeper than ${NESTING_MAX} levels`
+    return validationError([{ type: 'json_invalid', loc: 'body', msg: 'JSON decode error', input: {}, ctx }])
+  }
   const issues: Issue[] = []
   const body: Record<string, unknown> = { ...parsed }
   for (const name of required) {
@@ -37,6 +44,20 @@ export function parseBody(
     else issues.push({ ...checked, loc: `body.${name}`, input })
   }
   return issues.length > 0 ? validationError(issues) : body
+}
+
+/** Whether a value nests deeper than is served. Looks level by level: a walk into it could itself go too deep. */
+export function isTooDeep(value: unknown): boolean {
+  let level = [value].filter(isContainer)
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > NESTING_MAX) return true
+    level = level.flatMap((container) => Object.values(container).filter(isContainer))
+  }
+  return false
+}
+
+function isContainer(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
 }
 
 /** The finding that a member is not there. */
@@ -58,6 +79,10 @@ function check(type: MemberType, input: unknown): Checked {
         : { type: 'string_type', msg: 'Input should be a valid string' }
     case 'list':
       return Array.isArray(input) ? { value: input } : { type: 'list_type', msg: 'Input should be a valid list' }
+    case 'object':
+      return isContainer(input) && !Array.isArray(input)
+        ? { value: input }
+        : { type: 'dict_type', msg: 'Input should be a valid dictionary' }
     case 'any':
       return { value: input }
   }
@@ -71,7 +96,10 @@ function checkInteger(input: unknown): Checked {
   }
   if (typeof input === 'boolean') return { value: Number(input) }
   if (typeof input !== 'string') return { type: 'int_type', msg }
-  if (/^\s*[+-]?\d+\s*$/.test(input)) return { value: Number(input) }
+  if (/^\s*[+-]?\d+\s*$/.test(input)) {
+    if (Number.isFinite(Number(input))) return { value: Number(input) }
+    return { type: 'int_parsing_size', msg: 'Unable to parse input string as an integer, exceeded maximum size' }
+  }
   return { type: 'int_parsing', msg: `${msg}, unable to parse string as an integer` }
 }
 
@@ -103,7 +131,8 @@ function checkBoolean(input: unknown): Checked {
   const msg = 'Input should be a valid boolean'
   if (typeof input === 'boolean') return { value: input }
   if (typeof input !== 'string' && typeof input !== 'number') return { type: 'bool_type', msg }
-  const truth = TRUTHS[String(input).toLowerCase()]
+  const spelled = String(input).toLowerCase()
+  const truth = Object.hasOwn(TRUTHS, spelled) ? TRUTHS[spelled] : undefined
   if (truth !== undefined) return { value: truth }
   return { type: 'bool_parsing', msg: `${msg}, unable to interpret input` }
 }
@@ -112,6 +141,11 @@ function checkBoolean(input: unknown): Checked {
 function jsonIssue(text: string, error: unknown): Issue {
   const position = /at position (\d+)/.exec(String(error))?.[1]
   const ctx = 'Expecting value'
-  const loc = `body.${position ?? [...text].length}`
+  const loc = `body.${position ?? characters(text)}`
   return { type: 'json_invalid', loc, msg: 'JSON decode error', input: {}, ctx }
+}
+
+/** As Python counts; a body may be too long to spread into an array. */
+function characters(text: string): number {
+  return text.replace(/[\ud800-\udbff][\udc00-\udfff]/g, '_').length
 }

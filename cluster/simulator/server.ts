@@ -17,7 +17,7 @@ import {
   UNAUTHORIZED,
   unsupportedMediaType,
 } from './errors.ts'
-import { type ExchangeDeps, sendJson, serveGeneration } from './exchange.ts'
+import { type ExchangeDeps, reportFault, sendFailure, sendJson, serveGeneration } from './exchange.ts'
 import type { Faults } from './faults.ts'
 import { EngineMetrics } from './metrics.ts'
 import { loadTokenizer } from './model-tokenizer.ts'
@@ -336,7 +336,13 @@ function withJson(req: IncomingMessage, res: ServerResponse, use: (text: string)
     if (length > BODY_BYTES_MAX) return sendJson(res, 413, { detail: 'Request Entity Too Large' })
     const mediaType = headerOf(req, 'content-type')?.split(';', 1)[0]?.trim().toLowerCase()
     if (mediaType !== 'application/json') return refuse(res, unsupportedMediaType())
-    use(Buffer.concat(chunks).toString('utf8'))
+    try {
+      use(Buffer.concat(chunks).toString('utf8'))
+    } catch (error) {
+      // A fault of ours, met by one request: the other requests of the pod, and whoever shares the process, go on.
+      reportFault(error)
+      sendFailure(res)
+    }
   })
   // A client that goes away with half a body said nothing to answer.
   req.on('error', () => undefined)

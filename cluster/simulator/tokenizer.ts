@@ -160,5 +160,11 @@ export function contentText(content: unknown): string {
   if (content === null || content === undefined) return ''
   if (typeof content === 'string') return content
   if (!Array.isArray(content)) return JSON.stringify(content)
-  return content.map((part) => (typeof part === 'string' ? part : String(part?.text ?? ''))).join('\n')
+  return content.map(partText).join('\n')
+}
+
+function partText(part: unknown): string {
+  if (typeof part === 'string') return part
+  const text = (part as { readonly text?: unknown } | null | undefined)?.text
+  return typeof text === 'string' ? text : ''
 }

@@ -12,8 +12,10 @@ const PLAIN: SpeechOptions = {
   stop: [],
   stopTokenIds: [],
   includeStopInOutput: false,
-  script: undefined,
+  scriptIds: undefined,
 }
+
+const idsOf = (text: string) => PLAIN.tokenizer.encode(text, false)
 
 function speak(options: Partial<SpeechOptions>, maxTokens = 5_000) {
   const next = createSpeech({ ...PLAIN, ...options })
@@ -31,7 +33,7 @@ describe('speech', () => {
     const stop = fc.string({ unit: fc.constantFrom('a', 'b', 'é', '👋', ' '), minLength: 1, maxLength: 4 })
     fc.assert(
       fc.property(letters, stop, fc.boolean(), (script, stop, includeStopInOutput) => {
-        const said = speak({ script, stop: [stop], includeStopInOutput })
+        const said = speak({ scriptIds: idsOf(script), stop: [stop], includeStopInOutput })
         const at = script.indexOf(stop)
         const end = at + (includeStopInOutput ? stop.length : 0)
         expect(said).toMatchObject(
@@ -45,13 +47,16 @@ describe('speech', () => {
   })
 
   it('ends at its last token with what it held back, or a length-capped answer would miss its end', () => {
-    const said = speak({ script: 'one two three', stop: ['three hundred'] }, 3)
+    const said = speak({ scriptIds: idsOf('one two three'), stop: ['three hundred'] }, 3)
     expect(said).toMatchObject({ text: 'one two thr', tokens: 3, reason: 'length' })
   })
 
   it('ends at a stop token without saying it', () => {
     const [, second = 0] = PLAIN.tokenizer.encode('one two', false)
-    expect(speak({ script: 'one two', stopTokenIds: [second] })).toMatchObject({ text: 'one', stopReason: second })
+    expect(speak({ scriptIds: idsOf('one two'), stopTokenIds: [second] })).toMatchObject({
+      text: 'one',
+      stopReason: second,
+    })
   })
 
   it.each([
