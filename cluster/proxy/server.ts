@@ -13,7 +13,7 @@ import type { Admission } from '../epp/admission.ts'
 import { decide, type Profiles } from '../epp/decide.ts'
 import { type DecisionLog, type DecisionRecord, trimRun } from '../epp/decision-log.ts'
 import type { SendLeg } from '../legs/leg.ts'
-import type { Caller, IdentifyCaller } from './caller.ts'
+import type { IdentifyCaller } from './caller.ts'
 import { type EngineRequest, prepareEngineRequest } from './engine-request.ts'
 import { type ExchangeDeps, runExchange, type Timeouts } from './exchange.ts'
 import type { RouterMetrics } from './metrics.ts'
@@ -87,8 +87,7 @@ function receive(deps: ProxyDeps, arrival: Arrival, req: IncomingMessage, res: S
   res.setHeader(HEADER.decision, arrival.id)
   const rejection = deps.draining() ? DRAINING : (objectionToHead(req) ?? deps.bodies.enter(req, res))
   if (rejection) {
-    deps.metrics.refused(rejection.reason)
-    refuse(res, pathOf(req), rejection)
+    turnAway(deps, arrival, startedAtMs, req, res, rejection)
     return
   }
   readBody(req, deps.bodyBytesMax, (read) => {
@@ -96,9 +95,31 @@ function receive(deps: ProxyDeps, arrival: Arrival, req: IncomingMessage, res: S
       answer(deps, arrival, startedAtMs, req, read.body, res).catch((error: unknown) => fail(deps, req, res, error))
       return
     }
-    deps.metrics.refused(read.rejection.reason)
-    refuse(res, pathOf(req), read.rejection)
+    turnAway(deps, arrival, startedAtMs, req, res, read.rejection)
   })
+}
+
+/** What is known of a request before it is read. */
+const UNREAD = { model: 'unknown', stream: false, promptTokensEstimate: 0 }
+
+/** Refused before there was anything to decide: its id finds that in `why` like any other. */
+function turnAway(
+  deps: ProxyDeps,
+  arrival: Arrival,
+  startedAtMs: number,
+  req: IncomingMessage,
+  res: ServerResponse,
+  rejection: Rejection,
+): void {
+  const record = newRecord(arrival, UNREAD, undefined, startedAtMs, deps.epochMs())
+  record.rejection = rejection
+  record.outcome = `refused: ${rejection.reason}`
+  record.endedAtMs = deps.nowMs()
+  deps.decisions.add(record)
+  deps.metrics.refused(rejection.reason)
+  const { status } = refuse(res, pathOf(req), rejection)
+  deps.metrics.answered(pathOf(req), UNREAD.model, status)
+  deps.log.info(summaryOf(record, status), 'request')
 }
 
 /** A bug of ours: the caller gets a clear answer, the log gets the rest, and the process goes on. */
@@ -120,14 +141,14 @@ async function answer(
   const shape = errorShapeOf(pathOf(req))
 
   const identified = deps.identify('POST', req.url ?? '', req.headers, body)
-  if (!identified.ok) return turnAway(identified.rejection)
+  if (!identified.ok) return turnAway(deps, arrival, startedAtMs, req, res, identified.rejection)
   const prepared = prepareEngineRequest(arrival.dialect, body, identified.caller.trusted)
-  if (!prepared.ok) return turnAway(prepared.rejection)
+  if (!prepared.ok) return turnAway(deps, arrival, startedAtMs, req, res, prepared.rejection)
   const { request } = prepared
   // What outlives the sending must not hold the prompt.
   const { model } = request
 
-  const record = newRecord(arrival, request, identified.caller, startedAtMs, deps.epochMs())
+  const record = newRecord(arrival, request, identified.caller.tenant, startedAtMs, deps.epochMs())
   const enteredAtMs = nowMs()
   const admitted = await admission.enter((left) => res.once('close', left))
   record.waitedMs = nowMs() - enteredAtMs
@@ -171,13 +192,6 @@ async function answer(
     },
   )
 
-  /** Refused before there was anything to decide. */
-  function turnAway(rejection: Rejection): void {
-    metrics.refused(rejection.reason)
-    refuse(res, pathOf(req), rejection)
-    deps.log.info({ requestId: arrival.requestId, refused: rejection.reason }, 'refused')
-  }
-
   /** Refused by admission or decision: `why` tells. */
   function turnDown(rejection: Rejection): void {
     record.rejection = rejection
@@ -206,8 +220,8 @@ function exchangeDeps({ send, endpoints, timeouts, nowMs, metrics }: ProxyDeps):
 
 function newRecord(
   { id, requestId, dialect }: Arrival,
-  { model, stream, promptTokensEstimate }: EngineRequest,
-  { tenant }: Caller,
+  { model, stream, promptTokensEstimate }: Pick<EngineRequest, 'model' | 'stream' | 'promptTokensEstimate'>,
+  tenant: string | undefined,
   startedAtMs: number,
   atEpochMs: number,
 ): DecisionRecord {

@@ -447,6 +447,22 @@ describe('bad input gets a clear answer in the caller’s shape', () => {
     expect(answer.headers['x-request-id']).toMatch(/^req_/)
   })
 
+  it('and an id under which why tells it, though nothing was decided', async () => {
+    const rig = await startRig([await startEngine()])
+    const { headers } = await chat(rig.url, '{').answer
+    const { words } = await decisionOf(rig, headers['x-warmpath-decision'])
+    expect(words).toMatch(/refused {2}invalid-body: The request body is not a JSON object/)
+  })
+
+  it('a head that does not arrive in time is told so, and closed', async () => {
+    const rig = await startRig([await startEngine()], { timeouts: { ...TIMEOUTS, headerMs: 100 } })
+    const socket = net.connect(rig.port, '127.0.0.1').setEncoding('utf8')
+    socket.write('POST /v1/chat/completions HTTP/1.1\r\nhost:')
+    const [text] = (await once(socket, 'data')) as [string]
+    expect(text).toMatch(/^HTTP\/1\.1 408 Request Timeout\r\n/)
+    await once(socket, 'close')
+  })
+
   it('Anthropic’s clients read errors in Anthropic’s shape', async () => {
     const rig = await startRig([await startEngine()])
     const { text } = await call(`${rig.url}/v1/messages`, 'POST', '{}', { 'content-type': 'application/json' }).answer
