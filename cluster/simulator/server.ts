@@ -56,7 +56,8 @@ export type Simulator = {
 }
 
 const VERSION = '0.32.0'
-const BODY_BYTES_MAX = 64 * 1024 * 1024
+/** Twice what the edge and the router pass on; more would hold up every pod of the process. */
+const BODY_BYTES_MAX = 16 * 1024 * 1024
 /** uvicorn's; clients that keep a connection longer run into its end. */
 const KEEP_ALIVE_MS = 5_000
 const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
