@@ -14,6 +14,7 @@ export function beginAnswer(res: ServerResponse, status: number): (bytes: Buffer
   res.flushHeaders()
   const { socket } = res
   return (bytes) => {
+    if (bytes.length === 0) return true
     if (bytes.length > FRAME_BYTES_MAX) return res.write(bytes)
     const size = bytes.length.toString(16)
     const frame = Buffer.allocUnsafe(size.length + bytes.length + 2 * CRLF.length)

@@ -185,6 +185,15 @@ class Exchange implements LegEvents {
       this.#refuseByEngine(readEngineError(this.#status, body))
       return
     }
+    if (this.#stage === 'held' && this.#events) {
+      // The head is still ours to choose: a stream without a single event is no 200.
+      const rejection: Rejection = {
+        reason: 'engine-failed',
+        message: 'The engine closed the stream without an answer.',
+      }
+      this.#refuse(rejection, 'failed', 'closed the stream without an event', true)
+      return
+    }
     if (this.#stage === 'held') this.#sendHead(this.#deps.nowMs())
     if (this.#events) this.#endStream(this.#events)
     else {
@@ -195,10 +204,10 @@ class Exchange implements LegEvents {
   }
 
   failed(failure: LegFailure): void {
-    const unseen = failure.kind === 'unreachable' || failure.kind === 'stale-connection'
     const stale = failure.kind === 'stale-connection'
-    const tried = this.#record.attempts.length
-    if (this.#stage === 'waiting' && unseen && (stale ? tried < ATTEMPTS_MAX : this.#mayTryNext())) {
+    const unreachable = failure.kind === 'unreachable'
+    const mayTryAgain = stale ? this.#record.attempts.length < ATTEMPTS_MAX : unreachable && this.#mayTryNext()
+    if (this.#stage === 'waiting' && mayTryAgain) {
       // A connection that the engine closed between two requests is no fault of the engine's.
       this.#endAttempt('failed', describe(failure), !stale)
       this.#try()
@@ -213,10 +222,9 @@ class Exchange implements LegEvents {
       )
       return
     }
-    const rejection: Rejection =
-      failure.kind === 'unreachable'
-        ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
-        : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
+    const rejection: Rejection = unreachable
+      ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
+      : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
     this.#refuse(rejection, 'failed', describe(failure), true)
   }
 
@@ -239,13 +247,12 @@ class Exchange implements LegEvents {
   // What time does.
 
   #silencePassed(): void {
+    this.#leg?.abort()
     if (this.#paused) {
-      this.#leg?.abort()
       this.#settle('cancelled', 'cancelled', 'the caller did not read')
       this.#res.destroy()
       return
     }
-    this.#leg?.abort()
     if (this.#stage === 'streaming') {
       const { idleMs } = this.#deps.timeouts
       this.#breakOff('failed', `silent for ${idleMs} ms`, 'upstream_timeout', 'The engine fell silent.')
@@ -307,9 +314,9 @@ class Exchange implements LegEvents {
   }
 
   #endStream(events: EventStream): void {
-    const rest = events.rest()
-    if (rest.length > 0) this.#write(rest)
     this.#record.usage = events.usage
+    // What ends in no event goes on only behind a whole answer: before an error event it would make that unreadable.
+    if (events.done) this.#write(events.rest())
     if (events.failed) this.#settle('completed', 'answered', 'ended with an error event of the engine')
     else if (events.done) this.#settle('completed', 'answered', 'completed')
     else {

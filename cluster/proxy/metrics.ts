@@ -48,13 +48,13 @@ export function createRouterMetrics(endpoints: EndpointSet, admission: Admission
   })
   const ttft = new Histogram({
     name: 'warmpath_time_to_first_token_seconds',
-    help: 'From the arrival of a request to the first byte of its answer.',
+    help: 'From the arrival of a request to the first event of its answer; streamed answers only.',
     buckets: TTFT_BUCKETS,
     registers,
   })
   const itl = new Histogram({
     name: 'warmpath_inter_token_latency_seconds',
-    help: 'Between two pieces of an answer as they came from the engine.',
+    help: 'Between two pieces of a streamed answer as they came from the engine.',
     buckets: ITL_BUCKETS,
     registers,
   })

@@ -202,6 +202,25 @@ describe('an engine that fails before it answers', () => {
     expect((await decisionOf(rig, headers['x-warmpath-decision'])).words).toContain('had closed the connection')
   })
 
+  it('a kept connection that the only engine closed: the same engine is asked again', async () => {
+    const only = await startEngine()
+    const rig = await startRig([only])
+    expect((await chat(rig.url).answer).status).toBe(200)
+    only.script = (generation) => {
+      only.script = answerChat
+      generation.socket.resetAndDestroy()
+    }
+    expect((await chat(rig.url).answer).status).toBe(200)
+  })
+
+  it('a stream that ends without a single event is a 502, not an empty 200', async () => {
+    const engine = await startEngine(
+      ({ res }) => void res.writeHead(200, { 'content-type': 'text/event-stream' }).end('data: {"cu'),
+    )
+    const { status, text } = await chat((await startRig([engine])).url, streamed).answer
+    expect([status, parse(text).error.code]).toEqual([502, 'engine_failed'])
+  })
+
   it('a reset of a fresh connection is not tried elsewhere: the request may be what killed it', async () => {
     const killed = await startEngine(({ socket }) => socket.resetAndDestroy())
     const other = await secondBest()
@@ -298,6 +317,14 @@ describe('an engine that fails in mid-answer', () => {
       (generation) => {
         startStream(generation)
         generation.res.end()
+      },
+      'upstream_truncated',
+    ],
+    [
+      'ends inside an event',
+      (generation) => {
+        startStream(generation)
+        generation.res.end('data: {"cut')
       },
       'upstream_truncated',
     ],
