@@ -1,18 +1,21 @@
 // From a request body to work for the engine, or to the refusal that vLLM gives: schema first, then the model, then the
 // prompt, then the sampling parameters, in the order in which vLLM looks at them.
 import { ApiError, badRequest, modelNotFound, pythonFloat, validationError } from './errors.ts'
+import {
+  CHARS_PER_TOKEN_MAX,
+  charactersOf,
+  encodeMessages,
+  fitPrompt,
+  type ModelLimits,
+  type Prompt,
+  promptsOf,
+  readPrompt,
+  SEQUENCES_MAX,
+  tooLong,
+} from './prompt.ts'
 import { type Body, type MemberType, missing, parseBody } from './schema.ts'
 import { structuredAnswer } from './structured-answer.ts'
-import { type ChatMessage, contentText, TemplateError, type Tokenizer } from './tokenizer.ts'
 import { type ToolAnswer, toolAnswer } from './tool-answer.ts'
-
-export type ModelLimits = {
-  readonly models: readonly string[]
-  readonly maxModelLen: number
-  readonly tokenizer: Tokenizer
-}
-
-export type Prompt = { readonly tokenIds: readonly number[]; readonly maxTokens: number }
 
 /** A request that will be served. */
 export type GenerationRequest = {
@@ -100,7 +103,6 @@ const COMPLETION_MEMBERS = {
 const COMPLETION_MAX_TOKENS_DEFAULT = 16
 /** vLLM's own limit is 16384 for each prompt; a simulated pod keeps every answer in one small process. */
 const CHOICES_MAX = 128
-const SEQUENCES_MAX = 1_024
 /** Prompt tokens of all choices together: each may get its prompt back. */
 const PROMPT_TOKENS_MAX = 4_194_304
 /** Probabilities that one answer may hold. */
@@ -111,8 +113,6 @@ const TOP_LOGPROBS_MAX = 20
 const STOPS_MAX = 128
 /** It is said again in every chunk. */
 const REQUEST_ID_CHARS_MAX = 1_024
-/** No vocabulary has a longer token, so a longer text is too long whatever its tokens are. */
-const CHARS_PER_TOKEN_MAX = 256
 /** Below it vLLM samples greedily. */
 const GREEDY_TEMPERATURE = 1e-5
 
@@ -207,134 +207,6 @@ function refuseShape(body: Body): ApiError | undefined {
 function refuseModel({ model }: Body, { models }: ModelLimits): ApiError | undefined {
   if (model === undefined || model === null || models.includes(model as string)) return undefined
   return modelNotFound(model as string, models)
-}
-
-function encodeMessages(body: Body, { tokenizer }: ModelLimits, addSpecialTokens: boolean): number[] | ApiError {
-  const messages = body.messages as readonly unknown[]
-  if (messages.length === 0) {
-    return badRequest('Cannot apply chat template to an empty conversation. Provide at least one message.')
-  }
-  for (const [index, message] of messages.entries()) {
-    const refusal = refuseMessage(message, index)
-    if (refusal) return refusal
-  }
-  try {
-    return tokenizer.encodeChat(
-      messages as readonly ChatMessage[],
-      (body.tools ?? undefined) as unknown[] | undefined,
-      {
-        addGenerationPrompt: body.add_generation_prompt !== false,
-        continueFinalMessage: body.continue_final_message === true,
-        addSpecialTokens,
-        templateVariables: (body.chat_template_kwargs ?? {}) as Body,
-      },
-    )
-  } catch (error) {
-    if (error instanceof TemplateError) return badRequest(error.message)
-    throw error
-  }
-}
-
-/** How long the messages' texts are, whatever else the list may hold. */
-function charactersOf(messages: unknown): number {
-  return (messages as readonly unknown[]).reduce<number>((sum, message) => {
-    const content = (message as { readonly content?: unknown } | null)?.content
-    return sum + contentText(content).length
-  }, 0)
-}
-
-function refuseMessage(message: unknown, index: number): ApiError | undefined {
-  const loc = `body.messages.${index}`
-  if (typeof message !== 'object' || message === null || Array.isArray(message)) {
-    return validationError([{ type: 'dict_type', loc, msg: 'Input should be a valid dictionary', input: message }])
-  }
-  const { role, content } = message as ChatMessage
-  if (role === undefined) {
-    return validationError([{ type: 'missing', loc: `${loc}.role`, msg: 'Field required', input: message }])
-  }
-  if (typeof role !== 'string') {
-    return validationError([
-      { type: 'string_type', loc: `${loc}.role`, msg: 'Input should be a valid string', input: role },
-    ])
-  }
-  const media = Array.isArray(content) ? content.map((part) => part?.type).find(isMedia) : undefined
-  if (media !== undefined) {
-    const modality = media.replace(/^input_|_url$/g, '')
-    return badRequest(`At most 0 ${modality}(s) may be provided in one prompt.`)
-  }
-  return undefined
-}
-
-function isMedia(type: unknown): type is string {
-  return typeof type === 'string' && !type.endsWith('text')
-}
-
-type GivenPrompt = string | readonly number[]
-
-/** A prompt is a text, a list of token ids, or a list of either. */
-function promptsOf(prompt: unknown): readonly GivenPrompt[] | ApiError {
-  if (typeof prompt === 'string') return [prompt]
-  if (!Array.isArray(prompt)) return []
-  if (prompt.length > 0 && prompt.every(isNumber)) return [prompt]
-  if (prompt.length > SEQUENCES_MAX) {
-    return badRequest(`At most ${SEQUENCES_MAX} prompts may be sent in one request, got ${prompt.length}.`, 'prompt')
-  }
-  const wrong = prompt.findIndex((item) => typeof item !== 'string' && !(Array.isArray(item) && item.every(isNumber)))
-  if (wrong < 0) return prompt
-  const msg = 'Input should be a valid string'
-  return validationError([{ type: 'string_type', loc: `body.prompt.${wrong}`, msg, input: prompt[wrong] }])
-}
-
-function isNumber(value: unknown): value is number {
-  return typeof value === 'number'
-}
-
-function readPrompt(given: GivenPrompt, maxTokens: number | undefined, limits: ModelLimits): Prompt | ApiError {
-  if (typeof given === 'string') {
-    if (given.length > limits.maxModelLen * CHARS_PER_TOKEN_MAX) return tooLong(limits)
-    return fitPrompt(limits.tokenizer.encode(given, true), maxTokens, limits, false)
-  }
-  const prompt = fitPrompt(given, maxTokens, limits, true)
-  if (prompt instanceof ApiError) return prompt
-  const unknown = given.find((id) => !limits.tokenizer.isId(id))
-  return unknown === undefined ? prompt : badRequest(`Token id ${unknown} is out of vocabulary`)
-}
-
-/** The refusal of a text that is too long to be counted. */
-function tooLong({ maxModelLen }: ModelLimits): ApiError {
-  return promptTooLong(maxModelLen, maxModelLen + 1, 'at least ')
-}
-
-function promptTooLong(maxModelLen: number, counted: number, atLeast: string): ApiError {
-  const message = `This model's maximum context length is ${maxModelLen} tokens. However, your prompt contains ${atLeast}${counted} input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.`
-  return badRequest(message, 'input_tokens', String(counted))
-}
-
-/** A text is cut at the limit before it is counted, so its count is a lower bound; given ids are counted exactly. */
-function fitPrompt(
-  tokenIds: readonly number[],
-  maxTokens: number | undefined,
-  { maxModelLen }: ModelLimits,
-  exact: boolean,
-): Prompt | ApiError {
-  if (maxTokens !== undefined && maxTokens < 1) {
-    return badRequest(`max_tokens must be at least 1, got ${maxTokens}.`, 'max_tokens', String(maxTokens))
-  }
-  if (maxTokens !== undefined && maxTokens > maxModelLen) {
-    const message = `max_tokens=${maxTokens} cannot be greater than max_model_len=${maxModelLen}. Please request fewer output tokens.`
-    return badRequest(message, 'max_tokens', String(maxTokens))
-  }
-  if (tokenIds.length === 0) return badRequest('The decoder prompt cannot be empty')
-  const counted = exact ? tokenIds.length : Math.min(tokenIds.length, maxModelLen + 1)
-  const atLeast = exact ? '' : 'at least '
-  if (counted > maxModelLen || (maxTokens === undefined && counted === maxModelLen)) {
-    return promptTooLong(maxModelLen, counted, atLeast)
-  }
-  if (maxTokens !== undefined && counted + maxTokens > maxModelLen) {
-    const message = `This model's maximum context length is ${maxModelLen} tokens. However, you requested ${maxTokens} output tokens and your prompt contains ${atLeast}${counted} input tokens, for a total of ${atLeast}${counted + maxTokens} tokens. Please reduce the length of the input prompt or the number of requested output tokens.`
-    return badRequest(message, 'input_tokens', String(counted))
-  }
-  return { tokenIds, maxTokens: maxTokens ?? maxModelLen - counted }
 }
 
 /** How many tokens' probabilities a chat wants at each place. */

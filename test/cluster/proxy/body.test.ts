@@ -11,6 +11,7 @@ import {
   scanBody,
   stringMember,
 } from '../../../cluster/proxy/body.ts'
+import { parseJson } from '../../parse-json.ts'
 
 function membersOf(body: Buffer): readonly BodyMember[] {
   const scan = scanBody(body)
@@ -194,10 +195,10 @@ describe('rewriteBody', () => {
           const members = membersOf(bytes)
           const dropped = new Set(members.filter((_, index) => gone.includes(index)).map((member) => member.name))
           const rewritten = rewriteBody(bytes, members, (name) => dropped.has(name), new Map(Object.entries(set)))
-          const expected = new Map(Object.entries(JSON.parse(text) as object))
+          const expected = new Map(Object.entries(parseJson(text) as object))
           for (const name of dropped) expected.delete(name)
           for (const [name, json] of Object.entries(set)) expected.set(name, JSON.parse(json))
-          expect(new Map(Object.entries(JSON.parse(rewritten.toString()) as object))).toEqual(expected)
+          expect(new Map(Object.entries(parseJson(rewritten.toString()) as object))).toEqual(expected)
         },
       ),
       { numRuns: 500 },
@@ -225,7 +226,7 @@ function agree(body: Buffer, mustAccept: boolean): void {
   const scan = scanBody(body)
   let parsed: unknown
   try {
-    parsed = JSON.parse(body.toString())
+    parsed = parseJson(body.toString())
   } catch {
     expect(mustAccept).toBe(false)
     return
@@ -240,6 +241,11 @@ function agree(body: Buffer, mustAccept: boolean): void {
   expect(values.size).toBe(scan.members.length)
   expect(values).toEqual(new Map(Object.entries(parsed as object)))
 }
+
+it('the oracle itself reads escaped names right, which JSON.parse alone does not in every V8', () => {
+  for (let round = 0; round < 5; round++) JSON.parse(String.raw`{"a":1,"\\":2}`)
+  agree(Buffer.from(String.raw`{"a":1,"\u0071":2}`), true)
+})
 
 /** JSON text of an object without duplicate names: odd white space, every escape, values of all kinds. */
 function objectText(): fc.Arbitrary<string> {

@@ -167,6 +167,11 @@ export function call(url: string, method: string, body?: string, headers: Record
   return { req, head, answer }
 }
 
+/** An error answer in OpenAI's shape. */
+export function parse(text: string) {
+  return JSON.parse(text) as { error: { message: string; type: string; param: unknown; code: unknown } }
+}
+
 /** The decision behind an answer, as the admin door tells it. */
 export async function decisionOf(
   { adminUrl }: Rig,
