@@ -8,10 +8,12 @@ import type { RouterConfig } from './config.ts'
 
 export type Outgoing = {
   readonly method: 'GET' | 'POST'
-  /** As it shall stand on the request line: signed, and free of the caller's query. */
+  /** As it shall stand on the request line: signed, and free of any query but what its route knows. */
   readonly path: string
   readonly body: Uint8Array | undefined
   readonly tenant: string
+  /** The endpoint that served the caller's session last; '' for none. */
+  readonly pin: string
   readonly requestId: string
   /** What the caller sent; the allow-list chooses from it. */
   readonly callerHeaders: Headers
@@ -92,6 +94,7 @@ async function forwardedHeaders(outgoing: Outgoing, signingKeys: KeyRing, clock:
   headers.set('accept-encoding', 'identity')
   headers.set(HEADER.requestId, outgoing.requestId)
   headers.set(HEADER.tenant, outgoing.tenant)
+  if (outgoing.pin !== '') headers.set(HEADER.pin, outgoing.pin)
   headers.set(HEADER.signature, await sign(outgoing, signingKeys, clock))
   return headers
 }
@@ -102,8 +105,8 @@ async function sign(outgoing: Outgoing, signingKeys: KeyRing, clock: Clock): Pro
   const nonce = toBase64url(crypto.getRandomValues(new Uint8Array(NONCE_BYTES)))
   const digest = await crypto.subtle.digest('SHA-256', outgoing.body ?? new Uint8Array())
   const bodyDigest = toHex(new Uint8Array(digest))
-  const { method, path, tenant } = outgoing
-  const input = signingInput({ method, path, timestampSeconds, nonce, tenant, bodyDigest })
+  const { method, path, tenant, pin } = outgoing
+  const input = signingInput({ method, path, timestampSeconds, nonce, tenant, pin, bodyDigest })
   const mac = toBase64url(await hmacSha256(signingKeys.secrets.get(keyId) as string, input))
   return formatSignature({ keyId, timestampSeconds, nonce, mac })
 }

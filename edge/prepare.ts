@@ -1,7 +1,8 @@
 // From the body that a caller sends to the bytes that go on: canonical, without engine controls, salted for the tenant,
 // and with usage asked for.
 import { BODY_BYTES_MAX, bodyTooLarge, canonicaliseBody, readBody, serialiseBody } from '../shared/canonical-body.ts'
-import { CALLER_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
+import type { Dialect } from '../shared/dialect.ts'
+import { CALLER_FORBIDDEN_MEMBERS, RESPONSES_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
 import type { Rejection, RejectionReason } from '../shared/rejection.ts'
 import { readAtMost } from './bytes.ts'
 
@@ -18,7 +19,11 @@ export type Unprepared = { ok: false; rejection: Rejection }
 const BODY_TIMEOUT_MS = 60_000
 
 /** Reads and checks the body of a request for an engine, and makes the one to forward. */
-export async function prepareBody(request: Request, cacheSalt: string): Promise<Prepared | Unprepared> {
+export async function prepareBody(
+  request: Request,
+  dialect: Dialect | undefined,
+  cacheSalt: string,
+): Promise<Prepared | Unprepared> {
   const wrongType = refuseMediaType(request.headers)
   if (wrongType) return wrongType
   if (Number(request.headers.get('content-length')) > BODY_BYTES_MAX) return bodyTooLarge()
@@ -35,8 +40,10 @@ export async function prepareBody(request: Request, cacheSalt: string): Promise<
   const model = textOf(members.get('model'))
   if (!model) return refuse('invalid-body', 'model must be the name of a model', 'model')
   for (const name of CALLER_FORBIDDEN_MEMBERS) members.delete(name)
+  if (dialect === 'responses') for (const name of RESPONSES_FORBIDDEN_MEMBERS) members.delete(name)
   members.set('cache_salt', JSON.stringify(cacheSalt))
-  const withholdUsage = members.get('stream') === 'true' && askForUsage(members)
+  // A stream of responses ends with its usage, asked or not.
+  const withholdUsage = dialect !== 'responses' && members.get('stream') === 'true' && askForUsage(members)
   return { ok: true, bytes: new TextEncoder().encode(serialiseBody(members)), model, withholdUsage }
 }
 

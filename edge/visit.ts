@@ -5,6 +5,7 @@ import { acceptableRequestId, HEADER } from '../shared/headers.ts'
 import { type Rejection, rejectionToHttp } from '../shared/rejection.ts'
 import type { Usage } from '../shared/usage.ts'
 import type { Outcome } from './meter.ts'
+import type { SessionOutcome } from './session.ts'
 
 /** Callers choose these texts. */
 const CHARS_LOGGED = 128
@@ -17,6 +18,7 @@ export class Visit {
   /** Filled in as they become known. */
   tenant: string | undefined
   model: string | undefined
+  session: SessionOutcome
   readonly #request: Request
   readonly #route: string
   readonly #clock: Clock
@@ -58,6 +60,7 @@ export class Visit {
       // A path that is no route may hold anything, a key for one.
       route: outcome === 'route-not-found' ? undefined : this.#route.slice(0, CHARS_LOGGED),
       model: this.model?.slice(0, CHARS_LOGGED),
+      session: this.session,
       status: outcome === 'client_abort' ? STATUS_CLIENT_CLOSED : status,
       outcome,
       ...usage,

@@ -1,16 +1,24 @@
-// The edge's door: authenticate → canonicalise → forward → meter. Every step answers a value or a refusal; `generate`
-// tells their story.
+// The edge's door: authenticate → canonicalise → session → forward → meter. Every step answers a value or a refusal;
+// `generate` tells their story.
 import { type Context, Hono } from 'hono'
 import { systemClock } from '../shared/clock.ts'
-import { DIALECT_OF_PATH } from '../shared/dialect.ts'
+import { DIALECT_OF_PATH, responseRouteOf } from '../shared/dialect.ts'
 import { HEADER } from '../shared/headers.ts'
-import { type Authenticate, createAuthenticate, type Principal, refuseModel } from './authenticate.ts'
+import {
+  type Authenticate,
+  type Authenticated,
+  createAuthenticate,
+  type Principal,
+  refuseModel,
+  type Unauthenticated,
+} from './authenticate.ts'
 import { readAtMost } from './bytes.ts'
 import { type Config, configOf, type Env } from './config.ts'
 import { answerHeaders, forward, type Outgoing, type Rim } from './forward.ts'
 import { meter } from './meter.ts'
 import { limitModelList } from './models.ts'
 import { prepareBody } from './prepare.ts'
+import { outcomeOf, readSession, renewSession } from './session.ts'
 import { eventTap, plainTap } from './tap.ts'
 import { Visit } from './visit.ts'
 
@@ -31,6 +39,8 @@ app.use(async (c, next) => {
 app.get('/', (c) => c.json({ name: 'warmpath', api: '/v1', health: '/healthz' })).all(refuseMethod('GET, HEAD'))
 app.get('/healthz', health).all(refuseMethod('GET, HEAD'))
 for (const path of Object.keys(DIALECT_OF_PATH)) app.post(path, generate).all(refuseMethod('POST'))
+app.get('/v1/responses/:id', storedResponse).all(refuseMethod('GET, HEAD'))
+app.post('/v1/responses/:id/cancel', storedResponse).all(refuseMethod('POST'))
 app.get('/v1/models', models).all(refuseMethod('GET, HEAD'))
 app.get('/v1/models/:id{.+}', models).all(refuseMethod('GET, HEAD'))
 app.notFound((c) => c.var.visit.refuse({ reason: 'route-not-found', message: 'there is no such route' }))
@@ -45,47 +55,73 @@ async function generate(c: Context<Edge>): Promise<Response> {
   const { visit } = c.var
   const config = configOf(c.env)
 
-  const caller = await authenticatorOf(config)(c.req.raw.headers)
+  const caller = await authenticate(c, config)
   if (!caller.ok) return visit.refuse(caller.rejection)
   const { principal } = caller
-  visit.tenant = principal.tenant
 
-  const body = await prepareBody(c.req.raw, principal.cacheSalt)
+  const body = await prepareBody(c.req.raw, DIALECT_OF_PATH[c.req.path], principal.cacheSalt)
   if (!body.ok) return visit.refuse(body.rejection)
   visit.model = body.model
   const refused = refuseModel(principal, body.model)
   if (refused) return visit.refuse(refused)
 
+  const scope = { tenant: principal.tenant, keys: config.router.signingKeys, clock: systemClock }
+  const session = await readSession(c.req.raw.headers.get(HEADER.sessionToken), scope)
+  visit.session = outcomeOf(session)
+
   const upstream = upstreamOf(c)
-  const outgoing = { ...outgoingOf(c, principal), method: 'POST', path: c.req.path, body: body.bytes } as const
+  const pin = session.state === 'valid' ? session.session.pin : ''
+  const outgoing = { ...outgoingOf(c, principal), method: 'POST', path: c.req.path, pin, body: body.bytes } as const
   const sent = await forward(outgoing, config.router, upstream, RIM)
   if (!sent.ok) return visit.refuse(sent.rejection)
 
-  const { answer } = sent
-  const headers = answerHeaders(answer, visit.requestId)
-  const streams = headers.get('content-type')?.startsWith('text/event-stream') ?? false
-  if (streams) headers.set('cache-control', 'no-cache, no-transform')
-  if (!answer.body) {
-    visit.settle(answer.status, 'complete')
-    return new Response(null, { status: answer.status, headers })
+  const headers = answerHeaders(sent.answer, visit.requestId)
+  if (sent.answer.ok) {
+    const renewed = await renewSession(session, sent.answer.headers.get(HEADER.pin), scope)
+    visit.session = renewed.outcome
+    if (renewed.token !== undefined) headers.set(HEADER.sessionToken, renewed.token)
   }
-  const metered = meter(answer.body, {
-    tap: streams ? eventTap(visit.shape, body.withholdUsage) : plainTap(),
-    idleTimeoutMs: config.router.idleTimeoutMs,
-    upstream,
-    caller: c.req.raw.signal,
-    settle: (outcome, usage) => visit.settle(answer.status, outcome, usage),
-  })
-  return new Response(metered, { status: answer.status, headers })
+  return passOn(c, { answer: sent.answer, headers, upstream, usage: body.withholdUsage ? 'withheld' : 'passed' })
+}
+
+/** Retrieves or cancels a response that an engine stored: the router finds the engine by the id. */
+async function storedResponse(c: Context<Edge>): Promise<Response> {
+  const { visit } = c.var
+  const config = configOf(c.env)
+  const caller = await authenticate(c, config)
+  if (!caller.ok) return visit.refuse(caller.rejection)
+  const route = responseRouteOf(c.req.path)
+  if (!route) return visit.refuse({ reason: 'response-not-found', message: 'no response has such an id' })
+
+  const retrieves = route.action === 'retrieve'
+  const path = retrieves ? c.req.path + retrievalQuery(c) : c.req.path
+  const method = retrieves ? 'GET' : 'POST'
+  const outgoing = { ...outgoingOf(c, caller.principal), method, path, body: undefined } as const
+  const upstream = upstreamOf(c)
+  const sent = await forward(outgoing, config.router, upstream, RIM)
+  if (!sent.ok) return visit.refuse(sent.rejection)
+  const { answer } = sent
+  // Its usage was counted when it was made.
+  return passOn(c, { answer, headers: answerHeaders(answer, visit.requestId), upstream, usage: 'not-counted' })
+}
+
+/** The parameters by which a stream is taken up again; an engine knows no others. */
+function retrievalQuery(c: Context<Edge>): string {
+  const given = new URL(c.req.url).searchParams
+  const kept = new URLSearchParams()
+  for (const name of ['stream', 'starting_after']) {
+    const value = given.get(name)
+    if (value !== null) kept.set(name, value)
+  }
+  return kept.size > 0 ? `?${kept}` : ''
 }
 
 async function models(c: Context<Edge>): Promise<Response> {
   const { visit } = c.var
   const config = configOf(c.env)
-  const caller = await authenticatorOf(config)(c.req.raw.headers)
+  const caller = await authenticate(c, config)
   if (!caller.ok) return visit.refuse(caller.rejection)
   const { principal } = caller
-  visit.tenant = principal.tenant
 
   const id = c.req.param('id')
   visit.model = id
@@ -128,8 +164,45 @@ function refuseMethod(allowed: string): (c: Context<Edge>) => Response {
   }
 }
 
-function outgoingOf(c: Context<Edge>, { tenant }: Principal): Pick<Outgoing, 'tenant' | 'requestId' | 'callerHeaders'> {
-  return { tenant, requestId: c.var.visit.requestId, callerHeaders: c.req.raw.headers }
+async function authenticate(c: Context<Edge>, config: Config): Promise<Authenticated | Unauthenticated> {
+  const caller = await authenticatorOf(config)(c.req.raw.headers)
+  if (caller.ok) c.var.visit.tenant = caller.principal.tenant
+  return caller
+}
+
+type OutgoingBase = Pick<Outgoing, 'tenant' | 'pin' | 'requestId' | 'callerHeaders'>
+
+function outgoingOf(c: Context<Edge>, { tenant }: Principal): OutgoingBase {
+  return { tenant, pin: '', requestId: c.var.visit.requestId, callerHeaders: c.req.raw.headers }
+}
+
+type Passage = {
+  readonly answer: Response
+  /** For the caller. */
+  readonly headers: Headers
+  readonly upstream: AbortController
+  readonly usage: 'passed' | 'withheld' | 'not-counted'
+}
+
+/** The answer to the caller: the head at once, the bytes as they come, and with the last of them the visit's end. */
+function passOn(c: Context<Edge>, { answer, headers, upstream, usage }: Passage): Response {
+  const { visit } = c.var
+  const { status } = answer
+  const streams = headers.get('content-type')?.startsWith('text/event-stream') ?? false
+  if (streams) headers.set('cache-control', 'no-cache, no-transform')
+  if (!answer.body || c.req.method === 'HEAD') {
+    upstream.abort()
+    visit.settle(status, 'complete')
+    return new Response(null, { status, headers })
+  }
+  const metered = meter(answer.body, {
+    tap: streams ? eventTap(visit.shape, usage === 'withheld') : plainTap(),
+    idleTimeoutMs: configOf(c.env).router.idleTimeoutMs,
+    upstream,
+    caller: c.req.raw.signal,
+    settle: (outcome, told) => visit.settle(status, outcome, usage === 'not-counted' ? undefined : told),
+  })
+  return new Response(metered, { status, headers })
 }
 
 /** Aborts the request to the router when the caller leaves. */

@@ -10,5 +10,8 @@ export const CALLER_FORBIDDEN_MEMBERS: readonly string[] = [
   'vllm_xargs',
 ]
 
+/** Dropped besides from a body for /v1/responses: it would name the response, and only the router names responses. */
+export const RESPONSES_FORBIDDEN_MEMBERS: readonly string[] = ['request_id']
+
 /** Dropped by the router even from a signed body: only the router itself may hand over KV caches. */
 export const ROUTER_ONLY_MEMBERS: readonly string[] = ['kv_transfer_params', 'ec_transfer_params']

@@ -9,8 +9,21 @@ export const HEADER = {
   decision: 'x-warmpath-decision',
   /** Why a request was refused: the `reason` of a Rejection. */
   reason: 'x-warmpath-reason',
+  /** The router's opaque name of the endpoint that serves. It travels between router and edge and no further. */
+  pin: 'x-warmpath-pin',
+  /** The pin as a caller holds it: inside a token that only the edge makes and reads. */
+  sessionToken: 'x-session-token',
   requestId: 'x-request-id',
 } as const
+
+/** How clients name a session themselves, in the order in which they are believed. The router scopes them by tenant. */
+export const SESSION_ID_HEADERS = [
+  'x-session-id',
+  'x-claude-code-session-id',
+  'x-session-affinity',
+  'session-id',
+  'session_id',
+] as const
 
 /** What a caller may send through the edge to the router. */
 export const EDGE_FORWARDED_HEADERS = [
@@ -21,12 +34,16 @@ export const EDGE_FORWARDED_HEADERS = [
   'anthropic-version',
   'anthropic-beta',
   'x-stainless-retry-count',
+  ...SESSION_ID_HEADERS,
 ] as const
 
 /** What the router passes on to an engine, besides those it makes itself. */
 export const ENGINE_FORWARDED_HEADERS = ['accept', 'traceparent', 'tracestate'] as const
 
-/** What a caller gets to see of the answer's headers. */
+/**
+ * What a caller gets to see of the router's headers. The session token is not among them: the edge sets its own, and a
+ * header of that name from anywhere else does not pass.
+ */
 export const ANSWER_HEADERS = [
   'content-type',
   'retry-after',

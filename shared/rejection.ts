@@ -41,6 +41,7 @@ const TERMS = {
   'invalid-signature': terms(401, 'invalid_request_error', 'invalid_signature', 'authentication_error', false),
   'route-not-found': terms(404, 'invalid_request_error', 'unknown_url', 'not_found_error', false),
   'method-not-allowed': terms(405, 'invalid_request_error', 'method_not_allowed', 'invalid_request_error', false),
+  'response-not-found': terms(404, 'invalid_request_error', 'response_not_found', 'not_found_error', false),
   'model-not-found': terms(404, 'invalid_request_error', 'model_not_found', 'not_found_error', false),
   overloaded: terms(429, 'rate_limit_error', 'overloaded', 'rate_limit_error', true),
   'no-endpoint': terms(503, 'server_error', 'no_endpoint', 'overloaded_error', true),
@@ -97,11 +98,14 @@ export function rejectionStatus(reason: RejectionReason): number {
 
 /**
  * A failure after the first byte, as the last event of a stream: the status is long sent, so the client must see an
- * error frame, and never the dialect's normal end. The OpenAI SDK throws on `data: {"error": …}`.
+ * error frame, and never the dialect's normal end. The OpenAI SDK throws on `data: {"error": …}`; clients of
+ * /v1/responses look at the type, and find the error in a member or, older ones, in the event itself.
  */
 export function errorEvent(shape: ErrorShape, code: string, message: string): string {
   if (shape === 'anthropic') {
     return `event: error\ndata: ${JSON.stringify({ type: 'error', error: { type: 'api_error', message } })}\n\n`
   }
-  return `data: ${JSON.stringify({ error: { message, type: 'server_error', param: null, code } })}\n\n`
+  const error = { message, type: 'server_error', param: null, code }
+  if (shape === 'openai') return `data: ${JSON.stringify({ error })}\n\n`
+  return `event: error\ndata: ${JSON.stringify({ type: 'error', code, message, param: null, error })}\n\n`
 }

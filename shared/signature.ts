@@ -14,6 +14,8 @@ export type SignedFields = {
   /** 128 random bits, base64url. */
   readonly nonce: string
   readonly tenant: string
+  /** The pin that the request carries; '' when it carries none. */
+  readonly pin: string
   /** SHA-256 of the body as sent, lower-case hex. */
   readonly bodyDigest: string
 }
@@ -29,21 +31,22 @@ export type Signature = {
 /** The text under the MAC. Its first line keeps a MAC made for this purpose from serving any other. */
 export function signingInput(fields: SignedFields): string {
   return [
-    'warmpath-request-v1',
+    'warmpath-request-v2',
     fields.method,
     fields.path,
     String(fields.timestampSeconds),
     fields.nonce,
     fields.tenant,
+    fields.pin,
     fields.bodyDigest,
   ].join('\n')
 }
 
 export function formatSignature(signature: Signature): string {
-  return `v1;kid=${signature.keyId};ts=${signature.timestampSeconds};nonce=${signature.nonce};mac=${signature.mac}`
+  return `v2;kid=${signature.keyId};ts=${signature.timestampSeconds};nonce=${signature.nonce};mac=${signature.mac}`
 }
 
-const SIGNATURE = /^v1;kid=([A-Za-z0-9_-]{1,32});ts=(\d{1,12});nonce=([A-Za-z0-9_-]{16,64});mac=([A-Za-z0-9_-]{43})$/
+const SIGNATURE = /^v2;kid=([A-Za-z0-9_-]{1,32});ts=(\d{1,12});nonce=([A-Za-z0-9_-]{16,64});mac=([A-Za-z0-9_-]{43})$/
 
 /** The parts of a signature header, or undefined when it is not one. */
 export function parseSignature(header: string): Signature | undefined {
@@ -82,4 +85,11 @@ const TENANT = /^[a-z0-9][a-z0-9_-]{0,62}$/
 /** Tenants are names of 1 to 63 lower-case letters, digits, `-` and `_`: safe in headers, labels and signatures. */
 export function isTenant(value: string): boolean {
   return TENANT.test(value)
+}
+
+const PIN = /^[A-Za-z0-9_-]{1,64}$/
+
+/** Whether the text may be a router's name for an endpoint. */
+export function isPin(value: string): boolean {
+  return PIN.test(value)
 }

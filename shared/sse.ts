@@ -1,7 +1,7 @@
 // Finds the events in a byte stream of server-sent events (WHATWG HTML, section 9.2) without changing a byte of it: who
 // passes a stream on needs to know where an event ends and what it says, and may leave one out.
 
-/** A longer event is not held: one upstream must not fill the memory that all requests share. */
+/** A longer event is usually not held: one upstream must not fill the memory that all requests share. */
 export const SSE_EVENT_BYTES_MAX = 1024 * 1024
 
 const LINE_FEED = 0x0a
@@ -17,7 +17,7 @@ export type SseEvent = {
 
 export type SseSplit = {
   readonly events: readonly SseEvent[]
-  /** Whether an event passed SSE_EVENT_BYTES_MAX. The splitter then finds no more events. */
+  /** Whether an event passed the splitter's limit. The splitter then finds no more events. */
   readonly tooLarge: boolean
 }
 
@@ -35,6 +35,11 @@ export class SseSplitter {
   #afterReturn = false
   #first = true
   #tooLarge = false
+  readonly #eventBytesMax: number
+
+  constructor(eventBytesMax = SSE_EVENT_BYTES_MAX) {
+    this.#eventBytesMax = eventBytesMax
+  }
 
   /** Takes the next chunk; answers the events that it completes. Their bytes may be views of the chunk. */
   push(chunk: Uint8Array): SseSplit {
@@ -73,7 +78,7 @@ export class SseSplitter {
       bytes = this.#held.slice(0, this.#heldLength)
       this.#heldLength = 0
     }
-    if (bytes.length > SSE_EVENT_BYTES_MAX) this.#tooLarge = true
+    if (bytes.length > this.#eventBytesMax) this.#tooLarge = true
     if (this.#tooLarge) return undefined
     const data = dataOf(bytes, this.#first)
     this.#first = false
@@ -82,12 +87,12 @@ export class SseSplitter {
 
   #hold(bytes: Uint8Array): void {
     const length = this.#heldLength + bytes.length
-    if (length > SSE_EVENT_BYTES_MAX) {
+    if (length > this.#eventBytesMax) {
       this.#tooLarge = true
       return
     }
     if (length > this.#held.length) {
-      const wider = new Uint8Array(Math.min(SSE_EVENT_BYTES_MAX, Math.max(length, 2 * this.#held.length)))
+      const wider = new Uint8Array(Math.min(this.#eventBytesMax, Math.max(length, 2 * this.#held.length)))
       wider.set(this.#held.subarray(0, this.#heldLength))
       this.#held = wider
     }

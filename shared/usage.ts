@@ -7,19 +7,20 @@ export type Usage = {
   readonly cachedTokens: number | undefined
 }
 
-/** Reads OpenAI's `usage` member as vLLM writes it; undefined when it is none. */
+type Details = { readonly cached_tokens?: unknown } | null
+
+/** Reads a `usage` member as vLLM writes it for chat and completions, or for responses; undefined when it is neither. */
 export function readUsage(usage: unknown): Usage | undefined {
   if (typeof usage !== 'object' || usage === null) return undefined
-  const { prompt_tokens, completion_tokens, prompt_tokens_details } = usage as {
-    prompt_tokens?: unknown
-    completion_tokens?: unknown
-    prompt_tokens_details?: { cached_tokens?: unknown } | null
-  }
-  if (typeof prompt_tokens !== 'number') return undefined
-  const cached = prompt_tokens_details?.cached_tokens
+  const members = usage as Readonly<Record<string, unknown>>
+  const promptTokens = members.prompt_tokens ?? members.input_tokens
+  if (typeof promptTokens !== 'number') return undefined
+  const completionTokens = members.completion_tokens ?? members.output_tokens
+  const details = (members.prompt_tokens_details ?? members.input_tokens_details) as Details | undefined
+  const cachedTokens = details?.cached_tokens
   return {
-    promptTokens: prompt_tokens,
-    completionTokens: typeof completion_tokens === 'number' ? completion_tokens : 0,
-    cachedTokens: typeof cached === 'number' ? cached : undefined,
+    promptTokens,
+    completionTokens: typeof completionTokens === 'number' ? completionTokens : 0,
+    cachedTokens: typeof cachedTokens === 'number' ? cachedTokens : undefined,
   }
 }

@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { HEADER } from '../../shared/headers.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import {
+  isPin,
   isTenant,
   type KeyRing,
   parseSignature,
@@ -11,8 +12,13 @@ import {
   signingInput,
 } from '../../shared/signature.ts'
 
-/** `trusted`: the edge made the body, so its engine controls are its own. */
-export type Caller = { readonly trusted: boolean; readonly tenant: string | undefined }
+export type Caller = {
+  /** Whether the edge made the body, so that its engine controls are its own. */
+  readonly trusted: boolean
+  readonly tenant: string | undefined
+  /** The pin that the edge found in the caller's session token. */
+  readonly pin: string | undefined
+}
 
 export type IdentifyCaller = (
   method: string,
@@ -24,7 +30,7 @@ export type IdentifyCaller = (
 /** Nonces of two skew windows at 10,000 requests a second would be 1.2 million: beyond that the oldest half goes. */
 const NONCES_MAX = 600_000
 
-const STRANGER: Caller = { trusted: false, tenant: undefined }
+const STRANGER: Caller = { trusted: false, tenant: undefined, pin: undefined }
 
 /**
  * Without keys everybody is a stranger. With keys, a request carries a valid signature or is refused, unless
@@ -52,13 +58,19 @@ export function createIdentifyCaller(
     const bodyDigest = createHash('sha256')
       .update(body ?? '')
       .digest('hex')
-    const input = signingInput({ method, path, timestampSeconds, nonce, tenant, bodyDigest })
-    const expected = createHmac('sha256', secret).update(input).digest()
+    const pin = pinOf(headers)
+    const fields = { method, path, timestampSeconds, nonce, tenant, pin: pin ?? '', bodyDigest }
+    const expected = createHmac('sha256', secret).update(signingInput(fields)).digest()
     const given = Buffer.from(signature.mac, 'base64url')
     if (given.length !== expected.length || !timingSafeEqual(given, expected)) return refuse('the signature is wrong')
     if (!seen.add(nonce)) return refuse('the signature was used before')
-    return { ok: true, caller: { trusted: true, tenant } }
+    return { ok: true, caller: { trusted: true, tenant, pin } }
   }
+}
+
+function pinOf(headers: IncomingHttpHeaders): string | undefined {
+  const pin = headers[HEADER.pin]
+  return typeof pin === 'string' && isPin(pin) ? pin : undefined
 }
 
 function refuse(message: string): { readonly ok: false; readonly rejection: Rejection } {

@@ -99,6 +99,18 @@ it('tells of a failure in Anthropic’s shape where that is spoken', async () =>
   expect(await new Response(world.out).text()).toMatch(/^event: error\n/)
 })
 
+it('tells of a failure in a named event where events are named', async () => {
+  const world = setUp(eventTap('responses', false))
+  world.close()
+  const text = await new Response(world.out).text()
+  expect(text).toMatch(/^event: error\ndata: .*\n\n$/)
+  expect(JSON.parse(text.slice(text.indexOf('{')))).toMatchObject({
+    type: 'error',
+    code: 'upstream_truncated',
+    error: { code: 'upstream_truncated' },
+  })
+})
+
 it('breaks off a plain answer that breaks', async () => {
   const world = setUp(plainTap())
   world.send('{"cho')

@@ -34,7 +34,16 @@ export function call(path: string, init: RequestInit = {}): Promise<Response> {
 
 /** Posts a chat as OpenAI's clients do. */
 export function chat(key: string, body: string | object, headers: Record<string, string> = {}): Promise<Response> {
-  return call(CHAT, {
+  return post(CHAT, key, body, headers)
+}
+
+export function post(
+  path: string,
+  key: string,
+  body: string | object,
+  headers: Record<string, string> = {},
+): Promise<Response> {
+  return call(path, {
     method: 'POST',
     headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', ...headers },
     body: typeof body === 'string' ? body : JSON.stringify(body),

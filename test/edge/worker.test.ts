@@ -1,7 +1,7 @@
 // The whole Worker in workerd, with the real key store and a router that is played.
 import { env } from 'cloudflare:workers'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { HEADER } from '../../shared/headers.ts'
+import { HEADER, SESSION_ID_HEADERS } from '../../shared/headers.ts'
 import { hmacSha256, toBase64url, toHex } from '../../shared/hmac.ts'
 import { parseKeyRing, parseSignature, signingInput } from '../../shared/signature.ts'
 import { CHAT, call, chat, fakeRouter, sse, storedKey, streamed } from './support.ts'
@@ -61,6 +61,7 @@ describe('what reaches the router', () => {
       'x-http-method-override',
       'x-api-key-hint',
       'x-warmpath-decision',
+      'x-warmpath-pin',
       'x-warmpath-profile',
       'cookie',
       'cloudflare-workers-version-key',
@@ -92,6 +93,12 @@ describe('what reaches the router', () => {
     expect([...headers.values()].join()).not.toContain('evil')
   })
 
+  it('names the caller’s session as its client names it', async () => {
+    const arrived = fakeRouter(() => Response.json({}))
+    await chat(await storedKey(), BODY, Object.fromEntries(SESSION_ID_HEADERS.map((name) => [name, `by ${name}`])))
+    for (const name of SESSION_ID_HEADERS) expect(arrived[0]?.request.headers.get(name)).toBe(`by ${name}`)
+  })
+
   it('is signed over method, path, tenant and the bytes sent', async () => {
     const arrived = fakeRouter(() => Response.json({}))
     await chat(await storedKey({ tenant: 'globex' }), BODY)
@@ -106,7 +113,8 @@ describe('what reaches the router', () => {
       expect(signature.keyId).toBe('new')
       expect(Math.abs(signature.timestampSeconds - Date.now() / 1000)).toBeLessThan(5)
       const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(one.body))
-      const input = signingInput({ ...signature, method, path, tenant, bodyDigest: toHex(new Uint8Array(digest)) })
+      const bodyDigest = toHex(new Uint8Array(digest))
+      const input = signingInput({ ...signature, method, path, tenant, pin: '', bodyDigest })
       const secret = parseKeyRing(env.EDGE_SIGNING_KEYS).secrets.get('new') ?? ''
       expect(signature.mac).toBe(toBase64url(await hmacSha256(secret, input)))
     }
@@ -152,6 +160,7 @@ describe('answers', () => {
             'set-cookie': 'a=b',
             server: 'x',
             'x-prefiller-host-port': '10.0.0.1:8000',
+            'x-session-token': 'not the edges',
           },
         }),
     )

@@ -105,6 +105,13 @@ describe('an event over the limit', () => {
     expect(new SseSplitter().push(over)).toEqual({ events: [], tooLarge: true })
   })
 
+  it('passes where the limit is another', () => {
+    const wider = new SseSplitter(2 * SSE_EVENT_BYTES_MAX)
+    const events = [over.subarray(0, 7), over.subarray(7)].flatMap((chunk) => [...wider.push(chunk).events])
+    expect(events.map(({ bytes }) => bytes.length)).toEqual([over.length])
+    expect(wider.push(new Uint8Array(2 * SSE_EVENT_BYTES_MAX + 1)).tooLarge).toBe(true)
+  })
+
   it('is told before it ends, after the events before it, and for good', () => {
     const splitter = new SseSplitter()
     const half = over.subarray(0, over.length / 2)

@@ -17,6 +17,7 @@ type Forged = Partial<{
   ts: number
   nonce: string
   tenant: string
+  pin: string
   path: string
   method: string
   body: Buffer
@@ -29,6 +30,7 @@ function signed(forged: Forged = {}) {
     timestampSeconds: forged.ts ?? NOW_SECONDS,
     nonce: forged.nonce ?? `nonce-${String(nonces++).padStart(16, '0')}`,
     tenant: 'acme',
+    pin: forged.pin ?? '',
     bodyDigest: createHash('sha256')
       .update(forged.body ?? body)
       .digest('hex'),
@@ -60,7 +62,7 @@ describe("the edge's signature", () => {
     ['with the one before it: keys are rotated without an outage', { keyId: 'old', secret: OLD }],
     ['59 s late', { ts: NOW_SECONDS - 59 }],
   ] as const)('%s is trusted, and names the tenant', (_, forged) => {
-    expect(identify(signed(forged))).toEqual({ ok: true, caller: { trusted: true, tenant: 'acme' } })
+    expect(identify(signed(forged))).toEqual({ ok: true, caller: { trusted: true, tenant: 'acme', pin: undefined } })
   })
 
   it.each([
@@ -84,7 +86,7 @@ describe("the edge's signature", () => {
     expect(once('POST', '/v1/chat/completions?a=1', headers, body).ok).toBe(false)
   })
 
-  it.each(['', 'v1', 'v2;kid=new;ts=1;nonce=aaaaaaaaaaaaaaaa;mac=x', `v1;kid=new;ts=${'9'.repeat(40)};nonce=a;mac=b`])(
+  it.each(['', 'v2', 'v2;kid=new;ts=1;nonce=aaaaaaaaaaaaaaaa;mac=x', `v2;kid=new;ts=${'9'.repeat(40)};nonce=a;mac=b`])(
     '%j is no signature',
     (header) => {
       expect(identify({ ...signed(), [HEADER.signature]: header }).ok).toBe(false)
@@ -92,15 +94,53 @@ describe("the edge's signature", () => {
   )
 })
 
+describe('a pin', () => {
+  const withPin = (pin: string, forged: Forged = {}) => identify({ ...signed(forged), [HEADER.pin]: pin })
+
+  it('below a signature that covers it is believed', () => {
+    expect(withPin('pin-1', { pin: 'pin-1' })).toMatchObject({ ok: true, caller: { pin: 'pin-1' } })
+  })
+
+  it.each([
+    ['put into a signed request', 'pin-1', {}],
+    ['changed on the way', 'pin-2', { pin: 'pin-1' }],
+    ['doubled on the way', 'pin-1, pin-1', { pin: 'pin-1' }],
+  ])('%s is refused with the request: no caller chooses a pod', (_, pin, forged) => {
+    expect(withPin(pin, forged)).toMatchObject({ ok: false, rejection: { reason: 'invalid-signature' } })
+  })
+
+  it('taken out of a signed request is missed', () => {
+    expect(identify(signed({ pin: 'pin-1' })).ok).toBe(false)
+  })
+
+  it.each(['', 'a b', 'ä', '10.0.0.1:8000', 'x'.repeat(65)])('that is none, like %j, counts as none', (pin) => {
+    expect(withPin(pin)).toMatchObject({ ok: true, caller: { trusted: true, pin: undefined } })
+  })
+
+  it('of a stranger is not looked at', () => {
+    expect(identify({ [HEADER.pin]: 'pin-1' }, { keys, allowUnsigned: true })).toMatchObject({
+      caller: { trusted: false, pin: undefined },
+    })
+  })
+})
+
+it('a signature of the version before is refused: it covers no pin', () => {
+  const headers = signed()
+  const older = (headers[HEADER.signature] ?? '').replace(/^v2;/, 'v1;')
+  expect(identify({ ...headers, [HEADER.signature]: older }).ok).toBe(false)
+})
+
 describe('a request without a signature', () => {
   it('is refused where there are keys', () => expect(identify({}).ok).toBe(false))
   it('is a stranger’s where unsigned ones are allowed, whatever tenant it claims', () => {
     expect(identify({ [HEADER.tenant]: 'acme' }, { keys, allowUnsigned: true })).toEqual({
       ok: true,
-      caller: { trusted: false, tenant: undefined },
+      caller: { trusted: false, tenant: undefined, pin: undefined },
     })
   })
   it('is a stranger’s where there are no keys', () => {
-    expect(identify(signed(), { keys: undefined })).toEqual({ ok: true, caller: { trusted: false, tenant: undefined } })
+    const headers = { ...signed({ pin: 'pin-1' }), [HEADER.pin]: 'pin-1' }
+    const caller = { trusted: false, tenant: undefined, pin: undefined }
+    expect(identify(headers, { keys: undefined })).toEqual({ ok: true, caller })
   })
 })
