@@ -1,9 +1,11 @@
 // The load monitor: one loop per endpoint scrapes its metrics, asks which models it serves, and probes it while it is
 // ejected. A loop never overlaps itself; what it learns goes to the set.
+import { askEngine, type Question } from './ask.ts'
 import type { Connections } from './connections.ts'
 import type { EndpointId } from './endpoint.ts'
+import type { ModelListing } from './entry.ts'
 import { parseMetricsPage } from './metrics-page.ts'
-import type { EndpointSet, ModelListing } from './set.ts'
+import type { EndpointSet } from './set.ts'
 
 const BUSY_INTERVAL_MS = 200
 const IDLE_INTERVAL_MS = 1_000
@@ -18,6 +20,8 @@ export type MonitorDeps = {
   readonly endpoints: EndpointSet
   readonly connections: Connections
   readonly nowMs: () => number
+  /** Whether somebody else tells the set what this endpoint's metrics say: it is not scraped then. */
+  readonly scrapedElsewhere?: (id: EndpointId) => boolean
   /** Told of changes worth a log line; never per scrape. */
   readonly onEvent: (event: MonitorEvent) => void
   readonly onScrape: (id: EndpointId, ok: boolean) => void
@@ -29,17 +33,40 @@ export type MonitorEvent =
   | { readonly type: 'recovered'; readonly endpoint: EndpointId }
 
 export type Monitor = {
-  /** Resolves when every endpoint was asked once, whatever it answered. */
+  /** Resolves when every endpoint of the start was asked once, whatever it answered. */
   readonly firstRound: Promise<void>
+  /** Follows the set after its list was replaced. Resolves when every new endpoint was asked once. */
+  readonly refresh: () => Promise<void>
   readonly stop: () => void
 }
 
 export function startMonitor(deps: MonitorDeps): Monitor {
-  const stopped = new AbortController()
-  const loops = deps.endpoints.ids().map((id) => watch(id, deps, stopped.signal))
+  const loops = new Map<EndpointId, AbortController>()
+  let stopped = false
+
+  async function refresh(): Promise<void> {
+    if (stopped) return
+    for (const [id, loop] of loops) {
+      if (deps.endpoints.has(id)) continue
+      loop.abort()
+      loops.delete(id)
+    }
+    const started = deps.endpoints.ids().filter((id) => !loops.has(id))
+    const firstRounds = started.map((id) => {
+      const loop = new AbortController()
+      loops.set(id, loop)
+      return watch(id, deps, loop.signal)
+    })
+    await Promise.all(firstRounds)
+  }
+
   return {
-    firstRound: Promise.all(loops).then(() => undefined),
-    stop: () => stopped.abort(),
+    firstRound: refresh(),
+    refresh,
+    stop() {
+      stopped = true
+      for (const loop of loops.values()) loop.abort()
+    },
   }
 }
 
@@ -50,9 +77,14 @@ async function watch(id: EndpointId, deps: MonitorDeps, stopped: AbortSignal): P
   let probeDueAtMs = 0
   let probeBackoffMs = IDLE_INTERVAL_MS
   let toldEjected = false
+  let toldModels: string | undefined
 
   async function round(): Promise<void> {
-    await Promise.all([scrape(id, deps), nowMs() >= modelsDueAtMs ? listModels() : undefined])
+    await Promise.all([
+      deps.scrapedElsewhere?.(id) ? undefined : scrape(),
+      nowMs() >= modelsDueAtMs ? listModels() : undefined,
+    ])
+    if (stopped.aborted) return
     const cause = endpoints.ejected(id)
     if (cause !== undefined && !toldEjected) {
       toldEjected = true
@@ -63,19 +95,34 @@ async function watch(id: EndpointId, deps: MonitorDeps, stopped: AbortSignal): P
     if (cause !== undefined && nowMs() >= probeDueAtMs) await probe()
   }
 
+  async function scrape(): Promise<void> {
+    const page = await ask(id, deps.connections, { path: '/metrics' })
+    if (stopped.aborted) return
+    const ok = page?.status === 200
+    if (ok) endpoints.scraped(id, parseMetricsPage(page.body))
+    else endpoints.scrapeFailed(id)
+    deps.onScrape(id, ok)
+  }
+
   async function listModels(): Promise<void> {
     const models = await askModels(id, deps.connections)
+    if (stopped.aborted) return
     if (models === undefined) {
       if (!endpoints.answered(id)) endpoints.failed(id, 'its /v1/models does not answer')
       return
     }
     modelsDueAtMs = nowMs() + MODELS_INTERVAL_MS
     endpoints.modelsListed(id, models)
-    deps.onEvent({ type: 'models', endpoint: id, models: models.map((model) => model.id) })
+    const names = models.map((model) => model.id)
+    if (names.join() === toldModels) return
+    toldModels = names.join()
+    deps.onEvent({ type: 'models', endpoint: id, models: names })
   }
 
   async function probe(): Promise<void> {
-    if (await generates(id, deps.connections)) {
+    const alive = await generates(id, deps.connections)
+    if (stopped.aborted) return
+    if (alive) {
       toldEjected = false
       endpoints.probeSucceeded(id)
       deps.onEvent({ type: 'recovered', endpoint: id })
@@ -96,16 +143,8 @@ async function watch(id: EndpointId, deps: MonitorDeps, stopped: AbortSignal): P
   again()
 }
 
-async function scrape(id: EndpointId, { endpoints, connections, onScrape }: MonitorDeps): Promise<void> {
-  const page = await ask(id, connections, { path: '/metrics' }, SCRAPE_TIMEOUT_MS)
-  const ok = page?.status === 200
-  if (ok) endpoints.scraped(id, parseMetricsPage(page.body))
-  else endpoints.scrapeFailed(id)
-  onScrape(id, ok)
-}
-
 async function askModels(id: EndpointId, connections: Connections): Promise<readonly ModelListing[] | undefined> {
-  const answer = await ask(id, connections, { path: '/v1/models' }, SCRAPE_TIMEOUT_MS)
+  const answer = await ask(id, connections, { path: '/v1/models' })
   if (answer?.status !== 200) return undefined
   try {
     const { data } = JSON.parse(answer.body.toString()) as { data?: unknown }
@@ -129,30 +168,6 @@ async function generates(id: EndpointId, connections: Connections): Promise<bool
   return answer !== undefined && answer.status < 500
 }
 
-/** One small question to an engine; undefined when it gave no answer in time. */
-async function ask(
-  id: EndpointId,
-  connections: Connections,
-  { path, body }: { readonly path: string; readonly body?: string },
-  timeoutMs: number,
-): Promise<{ readonly status: number; readonly body: Buffer } | undefined> {
-  try {
-    const answer = await connections.to(id).request({
-      method: body === undefined ? 'GET' : 'POST',
-      path,
-      headers: { ...connections.headersFor(id), ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-      body: body ?? null,
-      signal: AbortSignal.timeout(timeoutMs),
-    })
-    const chunks: Buffer[] = []
-    let bytes = 0
-    for await (const chunk of answer.body as AsyncIterable<Buffer>) {
-      bytes += chunk.length
-      if (bytes > ANSWER_BYTES_MAX) return undefined
-      chunks.push(chunk)
-    }
-    return { status: answer.statusCode, body: Buffer.concat(chunks, bytes) }
-  } catch {
-    return undefined
-  }
+function ask(id: EndpointId, connections: Connections, question: Question, timeoutMs = SCRAPE_TIMEOUT_MS) {
+  return askEngine(connections, id, question, { timeoutMs, bytesMax: ANSWER_BYTES_MAX })
 }

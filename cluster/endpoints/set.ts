@@ -1,35 +1,16 @@
 // The endpoints of this router and what it knows of each. One mutable record per endpoint lives in here; readers take a
-// snapshot. Effects (scrapes, probes, forwarding) report in, and nothing in here waits or calls out.
-import type { Endpoint, EndpointId, EndpointView, Load, ScrapedLoad } from './endpoint.ts'
+// snapshot. Effects (scrapes, probes, forwarding) report in, and nothing in here waits or calls out. The list may change
+// at any time, so whoever reports about an endpoint that is gone is not heard, and told nothing.
+import { isDeepStrictEqual } from 'node:util'
+import type { Endpoint, EndpointId, EndpointView } from './endpoint.ts'
+import { type Entry, type ModelListing, NONE, newEntry, type Scrape, viewOf, viewUntilMs } from './entry.ts'
 import type { EngineMetrics } from './metrics-page.ts'
+import type { Totals } from './window.ts'
 
 /** Failures in a row after which an endpoint gets no new request until a probe succeeds. */
 export const FAILURES_MAX = 3
 /** A pod that says it runs requests and moves no token for this long is taken for hung. */
 export const NO_PROGRESS_MS = 30_000
-/** Metrics older than this are stale: marked, and no longer used for scores. */
-export const STALE_AFTER_MS = 5_000
-
-/** Invariant: `sentRequests` is the number of requests begun and not ended; never negative. */
-type Entry = {
-  readonly endpoint: Endpoint
-  models: readonly string[] | undefined
-  /** What /v1/models answered, as JSON, for those who ask this router for the list. */
-  modelList: readonly ModelListing[]
-  scraped: ScrapedLoad | undefined
-  /** This router's requests there when the last scrape was answered: the scraped counts include them. */
-  sentRequestsAtScrape: number
-  sentRequests: number
-  sentPromptTokens: number
-  failures: number
-  ejectedCause: string | undefined
-  /** Sum of the engine's step and token counters at the last scrape: any change is progress. */
-  progressMark: number | undefined
-  progressedAtMs: number
-}
-
-/** One entry of a `/v1/models` list, passed on as the engine wrote it. */
-export type ModelListing = Readonly<Record<string, unknown>> & { readonly id: string }
 
 /** A request's place at an endpoint, from the moment it is sent until it ended, however it ended. */
 export type Passage = {
@@ -38,17 +19,31 @@ export type Passage = {
   readonly ended: (how: 'completed' | 'failed' | 'cancelled') => void
 }
 
+/** What became different when a set's list was replaced. `changed` has those whose id stayed and something else did not. */
+export type SetChange = {
+  readonly added: readonly EndpointId[]
+  readonly removed: readonly EndpointId[]
+  readonly changed: readonly EndpointId[]
+}
+
 export type EndpointSet = {
   readonly ids: () => readonly EndpointId[]
-  readonly get: (id: EndpointId) => Endpoint
+  readonly has: (id: EndpointId) => boolean
+  readonly get: (id: EndpointId) => Endpoint | undefined
+  /** In the order of the list. Neither it nor what it holds changes afterwards; it may be the same one as before. */
   readonly snapshot: () => readonly EndpointView[]
-  readonly begin: (id: EndpointId, promptTokens: number) => Passage
-  readonly scraped: (id: EndpointId, metrics: EngineMetrics) => void
+  /** The list from now on. Endpoints that stay keep what is known of them; of two with one id the first counts. */
+  readonly replace: (endpoints: readonly Endpoint[]) => SetChange
+  /** `cold`: the endpoint holds nothing of the prompt, as far as is known. */
+  readonly begin: (id: EndpointId, promptTokens: number, how?: { readonly cold: boolean }) => Passage
+  /** `atMs`: when the engine said so, if not now; what is older than the last word is dropped. */
+  readonly scraped: (id: EndpointId, metrics: EngineMetrics, atMs?: number) => void
   readonly scrapeFailed: (id: EndpointId) => void
+  readonly lastScrape: (id: EndpointId) => Scrape | undefined
   readonly modelsListed: (id: EndpointId, models: readonly ModelListing[]) => void
   /** Union over the endpoints, first listing wins. */
   readonly modelList: () => readonly ModelListing[]
-  /** Whether this router has work there: busy endpoints are scraped more often. */
+  /** Whether this router has work there, or the engine says it has some: busy endpoints are scraped more often. */
   readonly busy: (id: EndpointId) => boolean
   /** Whether it has ever said what it serves. */
   readonly answered: (id: EndpointId) => boolean
@@ -58,67 +53,85 @@ export type EndpointSet = {
 }
 
 export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => number): EndpointSet {
-  const entries = new Map<EndpointId, Entry>()
-  for (const endpoint of endpoints) {
-    entries.set(endpoint.id, {
-      endpoint,
-      models: undefined,
-      modelList: [],
-      scraped: undefined,
-      sentRequestsAtScrape: 0,
-      sentRequests: 0,
-      sentPromptTokens: 0,
-      failures: 0,
-      ejectedCause: undefined,
-      progressMark: undefined,
-      progressedAtMs: nowMs(),
-    })
-  }
-  const all = [...entries.values()]
+  // Invariant: `all` holds the values of `entries` in their order. `snapshot` is one of their views that are all set,
+  // until `snapshotUntilMs`; `change` is the only way to touch a member that a view shows.
+  let entries = new Map<EndpointId, Entry>()
+  let all: readonly Entry[] = []
+  let snapshot: readonly EndpointView[] | undefined
+  let snapshotUntilMs = 0
 
-  function entryOf(id: EndpointId): Entry {
-    const entry = entries.get(id)
-    if (!entry) throw new Error(`no endpoint ${id} in the set`)
+  function change(entry: Entry): Entry {
+    entry.view = undefined
+    snapshot = undefined
     return entry
   }
 
-  function eject(entry: Entry, cause: string): void {
-    entry.ejectedCause ??= cause
+  function replace(wanted: readonly Endpoint[]): SetChange {
+    const before = entries
+    const added: EndpointId[] = []
+    const changed: EndpointId[] = []
+    entries = new Map()
+    for (const endpoint of wanted) {
+      if (entries.has(endpoint.id)) continue
+      const known = before.get(endpoint.id)
+      entries.set(endpoint.id, known ?? newEntry(endpoint, nowMs()))
+      if (!known) added.push(endpoint.id)
+      else if (!isDeepStrictEqual(known.endpoint, endpoint)) {
+        changed.push(endpoint.id)
+        change(known).endpoint = endpoint
+      }
+    }
+    all = [...entries.values()]
+    snapshot = undefined
+    return { added, removed: [...before.keys()].filter((id) => !entries.has(id)), changed }
   }
 
-  function failed(id: EndpointId, cause: string): void {
-    const entry = entryOf(id)
-    entry.failures++
-    if (entry.failures >= FAILURES_MAX) eject(entry, `${entry.failures} failures in a row, the last: ${cause}`)
+  function takeSnapshot(): readonly EndpointView[] {
+    const now = nowMs()
+    if (snapshot && now < snapshotUntilMs) return snapshot
+    snapshotUntilMs = Number.POSITIVE_INFINITY
+    const views: EndpointView[] = []
+    for (const entry of all) {
+      if (!entry.view || now >= entry.viewUntilMs) {
+        entry.view = viewOf(entry, now)
+        entry.viewUntilMs = viewUntilMs(entry, now)
+      }
+      views.push(entry.view)
+      if (entry.viewUntilMs < snapshotUntilMs) snapshotUntilMs = entry.viewUntilMs
+    }
+    snapshot = Object.freeze(views)
+    return snapshot
   }
+
+  function eject(entry: Entry, cause: string): void {
+    change(entry).ejectedCause ??= cause
+  }
+
+  replace(endpoints)
 
   return {
-    ids: () => all.map((entry) => entry.endpoint.id),
-    get: (id) => entryOf(id).endpoint,
-    snapshot() {
+    ids: () => [...entries.keys()],
+    has: (id) => entries.has(id),
+    get: (id) => entries.get(id)?.endpoint,
+    snapshot: takeSnapshot,
+    replace,
+    begin(id, promptTokens, how) {
+      const entry = entries.get(id)
+      if (!entry) return NO_PASSAGE
       const now = nowMs()
-      return all.map((entry) => ({
-        endpoint: entry.endpoint,
-        models: entry.models,
-        availability:
-          entry.ejectedCause === undefined
-            ? ({ state: 'available' } as const)
-            : ({ state: 'ejected', cause: entry.ejectedCause } as const),
-        load: loadOf(entry, now),
-      }))
-    },
-    begin(id, promptTokens) {
-      const entry = entryOf(id)
+      change(entry)
       // An idle engine is not expected to move: its silence counts from the first request on.
-      if (entry.sentRequests === 0) entry.progressedAtMs = nowMs()
+      if (entry.sentRequests === 0) entry.progressedAtMs = now
+      if (how?.cold) entry.lastColdAtMs = now
       entry.sentRequests++
+      entry.sentRecently.set(now, entry.sentRequests)
       entry.sentPromptTokens += promptTokens
       let prefilling = true
       let open = true
       const prefilled = () => {
         if (!prefilling) return
         prefilling = false
-        entry.sentPromptTokens -= promptTokens
+        change(entry).sentPromptTokens -= promptTokens
       }
       return {
         progressed(atMs) {
@@ -129,41 +142,47 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
           if (!open) return
           open = false
           prefilled()
-          entry.sentRequests--
+          change(entry).sentRequests--
+          entry.sentRecently.set(nowMs(), entry.sentRequests)
           if (how === 'completed') entry.failures = 0
         },
       }
     },
-    scraped(id, metrics) {
-      const entry = entryOf(id)
-      const now = nowMs()
-      entry.scraped = {
-        scrapedAtMs: now,
-        running: metrics.running,
-        waiting: metrics.waiting,
-        kvUsage: metrics.kvUsage,
-      }
-      entry.sentRequestsAtScrape = entry.sentRequests
+    scraped(id, metrics, atMs = nowMs()) {
+      const entry = entries.get(id)
+      if (!entry || (entry.scrape && atMs < entry.scrape.atMs)) return
+      change(entry).scrape = { atMs, metrics }
+      entry.ttft.add(atMs, metrics.ttft)
+      entry.e2e.add(atMs, metrics.e2e)
+      entry.cacheHits.add(atMs, cacheTotals(metrics))
+      entry.sentRequestsAtScrape = entry.sentRecently.at(atMs)
       const mark = progressMarkOf(metrics)
       const running = metrics.running ?? 0
-      if (mark === undefined || mark !== entry.progressMark || running === 0) entry.progressedAtMs = now
+      if (mark === undefined || mark !== entry.progressMark || running === 0) {
+        entry.progressedAtMs = Math.max(entry.progressedAtMs, atMs)
+      }
       entry.progressMark = mark
-      if (now - entry.progressedAtMs >= NO_PROGRESS_MS) {
+      if (atMs - entry.progressedAtMs >= NO_PROGRESS_MS) {
         eject(entry, `it runs ${running} requests and has made no progress for ${NO_PROGRESS_MS / 1000} s`)
       }
     },
     scrapeFailed(id) {
-      const entry = entryOf(id)
+      const entry = entries.get(id)
       // Missing metrics alone stop nothing; together with requests that get no byte they show a pod that is gone.
-      if (entry.sentRequests > 0 && nowMs() - entry.progressedAtMs >= NO_PROGRESS_MS) {
+      if (entry && entry.sentRequests > 0 && nowMs() - entry.progressedAtMs >= NO_PROGRESS_MS) {
         const silence = `${NO_PROGRESS_MS / 1000} s`
         eject(entry, `neither its metrics nor the ${entry.sentRequests} requests sent to it got a byte for ${silence}`)
       }
     },
+    lastScrape: (id) => entries.get(id)?.scrape,
     modelsListed(id, models) {
-      const entry = entryOf(id)
-      entry.models = models.map((model) => model.id)
-      entry.modelList = models
+      const entry = entries.get(id)
+      if (!entry) return
+      const adapters = models.filter(isAdapter)
+      change(entry).modelList = models
+      entry.models = Object.freeze(models.map((model) => model.id))
+      entry.adapters = adapters.length === 0 ? NONE : Object.freeze(adapters.map((model) => model.id))
+      entry.baseModel = models.find((model) => !isAdapter(model))?.id
     },
     modelList() {
       const byId = new Map<string, ModelListing>()
@@ -171,41 +190,35 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
       return [...byId.values()]
     },
     busy(id) {
-      const entry = entryOf(id)
-      return entry.sentRequests > 0 || (entry.scraped?.running ?? 0) + (entry.scraped?.waiting ?? 0) > 0
+      const entry = entries.get(id)
+      if (!entry) return false
+      const { running, waiting } = entry.scrape?.metrics ?? {}
+      return entry.sentRequests > 0 || (running ?? 0) + (waiting ?? 0) > 0
     },
-    answered: (id) => entryOf(id).models !== undefined,
-    ejected: (id) => entryOf(id).ejectedCause,
+    answered: (id) => entries.get(id)?.models !== undefined,
+    ejected: (id) => entries.get(id)?.ejectedCause,
     probeSucceeded(id) {
-      const entry = entryOf(id)
-      entry.ejectedCause = undefined
+      const entry = entries.get(id)
+      if (!entry) return
+      change(entry).ejectedCause = undefined
       entry.failures = 0
       entry.progressedAtMs = nowMs()
     },
-    failed,
+    failed(id, cause) {
+      const entry = entries.get(id)
+      if (!entry) return
+      entry.failures++
+      if (entry.failures >= FAILURES_MAX) eject(entry, `${entry.failures} failures in a row, the last: ${cause}`)
+    },
   }
 }
 
-function loadOf(entry: Entry, nowMs: number): Load {
-  const { scraped, sentRequests, sentRequestsAtScrape, sentPromptTokens } = entry
-  const scrapeAgeMs = scraped === undefined ? undefined : nowMs - scraped.scrapedAtMs
-  const stale = scrapeAgeMs === undefined || scrapeAgeMs > STALE_AFTER_MS
-  // Other routers' requests are what the engine counted beyond our own.
-  const known = stale ? undefined : sumOfKnown(scraped?.running, scraped?.waiting)
-  const othersRequests = known === undefined ? 0 : Math.max(0, known - sentRequestsAtScrape)
-  return {
-    activeRequests: othersRequests + sentRequests,
-    queuedRequests: stale ? undefined : scraped?.waiting,
-    kvUsage: stale ? undefined : scraped?.kvUsage,
-    sentRequests,
-    sentPromptTokens,
-    scrapeAgeMs,
-    stale,
-  }
-}
+/** Of a request to an endpoint that is gone. */
+const NO_PASSAGE: Passage = { progressed: () => undefined, ended: () => undefined }
 
-function sumOfKnown(a: number | undefined, b: number | undefined): number | undefined {
-  return a === undefined && b === undefined ? undefined : (a ?? 0) + (b ?? 0)
+function cacheTotals({ prefixCacheHits, prefixCacheQueries }: EngineMetrics): Totals | undefined {
+  if (prefixCacheHits === undefined || prefixCacheQueries === undefined) return undefined
+  return { sum: prefixCacheHits, count: prefixCacheQueries }
 }
 
 /** Undefined when the engine exports none of the counters: then its silence proves nothing. */
@@ -213,4 +226,9 @@ function progressMarkOf(metrics: EngineMetrics): number | undefined {
   const { steps, promptTokens, generationTokens } = metrics
   if (steps === undefined && promptTokens === undefined && generationTokens === undefined) return undefined
   return (steps ?? 0) + (promptTokens ?? 0) + (generationTokens ?? 0)
+}
+
+/** vLLM lists an adapter with the id of the model it is loaded on as its parent; a model of its own has null there. */
+function isAdapter({ parent }: ModelListing): boolean {
+  return typeof parent === 'string'
 }

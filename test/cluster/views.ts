@@ -9,6 +9,10 @@ const IDLE: Load = {
   activeRequests: 0,
   queuedRequests: 0,
   kvUsage: 0,
+  ttftSeconds: undefined,
+  e2eSeconds: undefined,
+  cacheHitRate: undefined,
+  loras: undefined,
   sentRequests: 0,
   sentPromptTokens: 0,
   scrapeAgeMs: 100,
@@ -19,8 +23,11 @@ export function view(id: string, load: Partial<Load> = {}, more: Partial<Endpoin
   return {
     endpoint: endpoint(id),
     models: ['m'],
+    baseModel: 'm',
+    adapters: [],
     availability: { state: 'available' },
     load: { ...IDLE, ...load },
+    lastColdAtMs: undefined,
     ...more,
   }
 }
