@@ -25,5 +25,27 @@ export type PrefixMatch = {
   readonly complete: boolean
 }
 
-/** The index as a decision uses it: in this process, or behind a remote KV-Cache Manager. */
+/** An endpoint's best rank. */
+export type EndpointPrefix = PrefixMatch & {
+  /** How many ranks of the endpoint are known: with several, the request has to name the one that is meant. */
+  readonly ranks: number
+}
+
+/** The best rank of each endpoint: the longest prefix, then the one that lies nearest. */
+export function bestByEndpoint(matches: readonly PrefixMatch[]): ReadonlyMap<EndpointId, EndpointPrefix> {
+  const best = new Map<EndpointId, EndpointPrefix>()
+  for (const match of matches) {
+    const before = best.get(match.endpoint)
+    if (!before) best.set(match.endpoint, { ...match, ranks: 1 })
+    else best.set(match.endpoint, { ...(isBetter(match, before) ? match : before), ranks: before.ranks + 1 })
+  }
+  return best
+}
+
+function isBetter(match: PrefixMatch, than: PrefixMatch): boolean {
+  if (match.matchedTokens !== than.matchedTokens) return match.matchedTokens > than.matchedTokens
+  return match.gpuTokens > than.gpuTokens
+}
+
+/** The index in this process, as a decision uses it. */
 export type MatchPrefix = (query: PromptQuery) => readonly PrefixMatch[]

@@ -1,0 +1,362 @@
+// One publisher's stream of events, applied: what this rank of this endpoint holds, by its engine's hashes and by ours.
+import type { EndpointId } from '../endpoints/endpoint.ts'
+import { extendChain, mixExtraKeys, seedOf } from './block-hash.ts'
+import { HoldTable, KINDS_MAX, NO_SLOT, SIZES_MAX } from './hold-table.ts'
+import { GPU_TIER, SLOW_TIER, type Tier } from './holder-sets.ts'
+import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from './kv-event.ts'
+import { type Orphan, type OrphanLimits, Orphans } from './orphans.ts'
+import { BLOCKS_AT_ONCE, type PromptTable } from './prompt-table.ts'
+
+/**
+ * Why an event changed nothing. `group-kind`: not attention over the whole prompt, so its gaps shorten no prefix.
+ * `token-count`: tokens and hashes do not fit together. `unknown-block`: removed, or named without its tokens, and not
+ * held. `block-size`: nonsense, or one too many. `kind`: one medium or group too many. `unknown-event`: of a kind that the
+ * decoder does not know.
+ */
+export type IgnoredReason = 'group-kind' | 'token-count' | 'unknown-block' | 'block-size' | 'kind' | 'unknown-event'
+
+/** Counted over the index's life. `unknown-block` counts blocks, the others events. */
+export type SourceCounters = {
+  readonly ignored: Record<IgnoredReason, number>
+  shedBlocks: number
+  orphansDropped: number
+}
+
+/** What all sources share. */
+export type SourceSurroundings = {
+  readonly prompts: PromptTable
+  readonly counters: SourceCounters
+  readonly orphanLimits: OrphanLimits
+  /** Whether a block more may be held, now that the source has `held`. It counts from then on. */
+  readonly admit: (held: number) => boolean
+  readonly released: () => void
+  /** Takes over all that was held under an ordinal, and gives the ordinal to go on with. */
+  readonly retire: (ordinal: number, holds: HoldTable) => number
+  /** The same at the end. */
+  readonly leave: (ordinal: number, holds: HoldTable) => void
+}
+
+/** A block size that a source uses, and how many blocks have it. */
+export type SizeInUse = { tokens: number; blocks: number }
+
+/** Kinds whose blocks make up a prefix. Others leave blocks out of it that nobody needs any more. */
+const WHOLE_PROMPT_KINDS: ReadonlySet<string | undefined> = new Set([
+  undefined,
+  'full_attention',
+  'mla_attention',
+  'sink_full_attention',
+])
+
+const GPU = 'GPU'
+const MEDIUM_CHARS_MAX = 64
+
+/**
+ * Invariant: the prompt table shows this source (by `ordinal`) as holder of a block in a tier exactly when `#holds` has a
+ * key with our hash of it and a kind of that tier, or more often than once `#more` tells how many keys beyond one.
+ */
+export class IndexedSource {
+  readonly endpoint: EndpointId
+  readonly rank: number
+  readonly sizes: SizeInUse[] = []
+  ordinal: number
+  isComplete = false
+
+  readonly #around: SourceSurroundings
+  readonly #model: string
+  readonly #seed: { readonly hi: number; readonly lo: number }
+  readonly #orphans: Orphans
+  readonly #chain = new Uint32Array(2 * BLOCKS_AT_ONCE)
+  readonly #going = new Uint32Array(2 * BLOCKS_AT_ONCE)
+  #holds = new HoldTable()
+  /** Our hashes that several keys share, by hash and tier: two media of one tier, two groups. */
+  #more: HoldTable | undefined
+  #kinds: { readonly group: number; readonly medium: string; readonly tier: Tier }[] = []
+  #groupOfKind: number[] = []
+  /** Orphans whose parent has come, with our hash of it. */
+  #adopted: { readonly orphan: Orphan; readonly hi: number; readonly lo: number }[] = []
+
+  constructor(
+    { endpoint, rank, model }: { readonly endpoint: EndpointId; readonly rank: number; readonly model: string },
+    ordinal: number,
+    around: SourceSurroundings,
+  ) {
+    this.endpoint = endpoint
+    this.rank = rank
+    this.ordinal = ordinal
+    this.#model = model
+    this.#around = around
+    this.#seed = seedOf({ model, lora: undefined, cacheSalt: undefined })
+    this.#orphans = new Orphans(around.orphanLimits, () => {
+      around.counters.orphansDropped++
+    })
+  }
+
+  get blocks(): number {
+    return this.#holds.count
+  }
+
+  get bytes(): number {
+    return this.#holds.bytes + (this.#more?.bytes ?? 0)
+  }
+
+  get orphans(): { readonly events: number; readonly tokens: number } {
+    return this.#orphans
+  }
+
+  apply(batch: KvBatch): void {
+    const { events } = batch
+    let touchedTo = 0
+    for (let at = 0; at < events.length; at++) {
+      const event = events[at] as KvEvent
+      if (event.type === 'removed') {
+        if (at >= touchedTo) touchedTo = this.#touchRemoved(events, at)
+        this.#removed(event)
+      } else if (event.type === 'stored') this.#stored(event)
+      else this.clear()
+    }
+    this.#around.counters.ignored['unknown-event'] += batch.unknownEvents
+  }
+
+  clear(): void {
+    this.#orphans.clear()
+    this.#kinds = []
+    this.#groupOfKind = []
+    this.sizes.length = 0
+    if (this.#holds.count === 0) return
+    this.ordinal = this.#around.retire(this.ordinal, this.#holds)
+    this.#holds = new HoldTable()
+    this.#more = undefined
+  }
+
+  /** As `clear`, and the source is not used again. */
+  close(): void {
+    this.#orphans.clear()
+    this.#around.leave(this.ordinal, this.#holds)
+  }
+
+  #stored(event: BlocksStored): void {
+    const { hashes, tokenIds, blockSizeTokens, parent } = event
+    if (!WHOLE_PROMPT_KINDS.has(event.specKind)) return this.#ignore('group-kind')
+    const blocks = hashes.length / 2
+    if (blocks === 0) return
+    if (tokenIds.length === 0) return this.#storedByHash(event)
+    if (!Number.isSafeInteger(blockSizeTokens) || blockSizeTokens < 1) return this.#ignore('block-size')
+    if (tokenIds.length !== blocks * blockSizeTokens) return this.#ignore('token-count')
+    if (parent === undefined) {
+      const salt = event.extraKeys?.[0]?.salt
+      const { loraName } = event
+      const seed =
+        loraName === undefined && salt === undefined
+          ? this.#seed
+          : seedOf({ model: this.#model, lora: loraName, cacheSalt: salt })
+      this.#storeAfter(event, seed.hi, seed.lo, undefined)
+    } else {
+      const slot = this.#holds.findInGroup(parent.hi, parent.lo, this.#groupOfKind, event.group)
+      if (slot === NO_SLOT) this.#orphans.park(event, parent)
+      else this.#storeAfter(event, this.#holds.ownHi(slot), this.#holds.ownLo(slot), undefined)
+    }
+    for (let next = this.#adopted.pop(); next !== undefined; next = this.#adopted.pop()) {
+      this.#storeAfter(next.orphan.event, next.hi, next.lo, next.orphan.removed)
+    }
+  }
+
+  /** Old offload events name blocks that another medium already has. */
+  #storedByHash({ hashes, medium, group }: BlocksStored): void {
+    const kind = this.#kindOf(group, medium)
+    if (kind === undefined) return this.#ignore('kind')
+    const holds = this.#holds
+    for (let at = 0; at + 1 < hashes.length; at += 2) {
+      const hi = hashes[at] as number
+      const lo = hashes[at + 1] as number
+      let slot = holds.findInGroup(hi, lo, this.#groupOfKind, group)
+      if (slot === NO_SLOT) slot = holds.findInGroup(hi, lo, this.#groupOfKind, undefined)
+      if (slot === NO_SLOT) this.#ignore('unknown-block')
+      else this.#hold(hi, lo, holds.ownHi(slot), holds.ownLo(slot), kind, holds.sizeAt(slot))
+    }
+  }
+
+  /** The event's blocks, after a block with our hash (`hi`, `lo`). */
+  #storeAfter(event: BlocksStored, hi: number, lo: number, removed: Uint8Array | undefined): void {
+    const kind = this.#kindOf(event.group, event.medium)
+    if (kind === undefined) return this.#ignore('kind')
+    const size = this.#sizeOf(event.blockSizeTokens)
+    if (size === undefined) return this.#ignore('block-size')
+    const { hashes } = event
+    const chain = this.#chain
+    const blocks = hashes.length / 2
+    let beforeHi = hi
+    let beforeLo = lo
+    for (let first = 0; first < blocks; first += BLOCKS_AT_ONCE) {
+      const count = Math.min(BLOCKS_AT_ONCE, blocks - first)
+      this.#extend(event, beforeHi, beforeLo, first, count)
+      this.#holds.touch(hashes, first, first + count)
+      this.#around.prompts.touch(chain, count)
+      for (let block = 0; block < count; block++) {
+        const engineHi = hashes[2 * (first + block)] as number
+        const engineLo = hashes[2 * (first + block) + 1] as number
+        beforeHi = chain[2 * block] as number
+        beforeLo = chain[2 * block + 1] as number
+        if (removed === undefined || removed[first + block] === 0) {
+          this.#hold(engineHi, engineLo, beforeHi, beforeLo, kind, size)
+        }
+        if (this.#orphans.events > 0) {
+          for (const orphan of this.#orphans.take(engineHi, engineLo, event.group)) {
+            this.#adopted.push({ orphan, hi: beforeHi, lo: beforeLo })
+          }
+        }
+      }
+    }
+  }
+
+  /** Our hashes of `count` of the event's blocks, into `#chain`. */
+  #extend(event: BlocksStored, hi: number, lo: number, first: number, count: number): void {
+    const { tokenIds, blockSizeTokens, extraKeys } = event
+    const chain = this.#chain
+    if (extraKeys === undefined || !extraKeys.some(hasOthers)) {
+      extendChain(hi, lo, tokenIds, first * blockSizeTokens, count, blockSizeTokens, chain, 0)
+      return
+    }
+    let beforeHi = hi
+    let beforeLo = lo
+    for (let block = 0; block < count; block++) {
+      const firstToken = (first + block) * blockSizeTokens
+      extendChain(beforeHi, beforeLo, tokenIds, firstToken, 1, blockSizeTokens, chain, 2 * block)
+      const others = extraKeys[first + block]?.others ?? ''
+      if (others !== '') mixExtraKeys(chain, 2 * block, others)
+      beforeHi = chain[2 * block] as number
+      beforeLo = chain[2 * block + 1] as number
+    }
+  }
+
+  #hold(hi: number, lo: number, ownHi: number, ownLo: number, kind: number, size: number): void {
+    const holds = this.#holds
+    const slot = holds.find(hi, lo, kind)
+    if (slot !== NO_SLOT && !holds.isEmpty(slot)) return holds.storedAgain(slot)
+    const { prompts, admit, released, counters } = this.#around
+    if (slot === NO_SLOT || !admit(holds.count)) {
+      counters.shedBlocks++
+      return
+    }
+    const tier = (this.#kinds[kind] as { tier: Tier }).tier
+    const added = prompts.add(ownHi, ownLo, this.ordinal, tier)
+    if (added === 'no-room') {
+      released()
+      counters.shedBlocks++
+      return
+    }
+    if (added === 'held-before') this.#oneMore(ownHi, ownLo, tier)
+    holds.insert(slot, hi, lo, ownHi, ownLo, kind, size)
+    const inUse = this.sizes[size] as SizeInUse
+    inUse.blocks++
+  }
+
+  /** Engines send an event for each block that goes, many in a row: touches what the next ones need. Gives where to go on. */
+  #touchRemoved(events: readonly KvEvent[], from: number): number {
+    const going = this.#going
+    const chain = this.#chain
+    const holds = this.#holds
+    let count = 0
+    let at = from
+    for (; at < events.length; at++) {
+      const event = events[at] as KvEvent
+      if (event.type !== 'removed' || 2 * count + event.hashes.length > going.length) break
+      for (let word = 0; word < event.hashes.length; word++) going[2 * count + word] = event.hashes[word] as number
+      count += event.hashes.length >>> 1
+    }
+    if (count < 2) return at
+    holds.touch(going, 0, count)
+    for (let block = 0; block < count; block++) {
+      const slot = holds.findInGroup(
+        going[2 * block] as number,
+        going[2 * block + 1] as number,
+        this.#groupOfKind,
+        undefined,
+      )
+      chain[2 * block] = slot === NO_SLOT ? 0 : holds.ownHi(slot)
+      chain[2 * block + 1] = slot === NO_SLOT ? 0 : holds.ownLo(slot)
+    }
+    this.#around.prompts.touch(chain, count)
+    return at
+  }
+
+  #removed({ hashes, medium, group }: BlocksRemoved): void {
+    const kind = this.#knownKind(group, medium)
+    const holds = this.#holds
+    for (let at = 0; at + 1 < hashes.length; at += 2) {
+      const hi = hashes[at] as number
+      const lo = hashes[at + 1] as number
+      const slot = kind === undefined ? NO_SLOT : holds.find(hi, lo, kind)
+      if (kind === undefined || slot === NO_SLOT || holds.isEmpty(slot)) {
+        const waits = this.#orphans.events > 0 && this.#orphans.remove(hi, lo, medium ?? GPU, group)
+        if (!waits) this.#ignore('unknown-block')
+      } else if (holds.removedOnce(slot)) {
+        this.#release(slot, kind)
+      }
+    }
+  }
+
+  #release(slot: number, kind: number): void {
+    const holds = this.#holds
+    const ownHi = holds.ownHi(slot)
+    const ownLo = holds.ownLo(slot)
+    const inUse = this.sizes[holds.sizeAt(slot)] as SizeInUse
+    inUse.blocks--
+    holds.delete(slot)
+    this.#around.released()
+    const tier = (this.#kinds[kind] as { tier: Tier }).tier
+    if (this.#more === undefined || !this.#oneLess(this.#more, ownHi, ownLo, tier)) {
+      this.#around.prompts.remove(ownHi, ownLo, this.ordinal, tier)
+    }
+  }
+
+  #oneMore(ownHi: number, ownLo: number, tier: Tier): void {
+    this.#more ??= new HoldTable()
+    const slot = this.#more.find(ownHi, ownLo, tier)
+    if (slot === NO_SLOT) return
+    if (this.#more.isEmpty(slot)) this.#more.insert(slot, ownHi, ownLo, ownHi, ownLo, tier, 0)
+    else this.#more.storedAgain(slot)
+  }
+
+  /** False when only one key had it. */
+  #oneLess(more: HoldTable, ownHi: number, ownLo: number, tier: Tier): boolean {
+    const slot = more.find(ownHi, ownLo, tier)
+    if (slot === NO_SLOT || more.isEmpty(slot)) return false
+    if (more.removedOnce(slot)) more.delete(slot)
+    return true
+  }
+
+  #knownKind(group: number, medium = GPU): number | undefined {
+    const kinds = this.#kinds
+    for (let kind = 0; kind < kinds.length; kind++) {
+      const known = kinds[kind]
+      if (known?.group === group && known.medium === medium) return kind
+    }
+    return undefined
+  }
+
+  #kindOf(group: number, medium = GPU): number | undefined {
+    const known = this.#knownKind(group, medium)
+    if (known !== undefined) return known
+    if (this.#kinds.length === KINDS_MAX || medium.length > MEDIUM_CHARS_MAX) return undefined
+    this.#groupOfKind.push(group)
+    return this.#kinds.push({ group, medium, tier: medium === GPU ? GPU_TIER : SLOW_TIER }) - 1
+  }
+
+  #sizeOf(tokens: number): number | undefined {
+    const { sizes } = this
+    for (let size = 0; size < sizes.length; size++) if (sizes[size]?.tokens === tokens) return size
+    if (sizes.length < SIZES_MAX) return sizes.push({ tokens, blocks: 0 }) - 1
+    const unused = sizes.findIndex(({ blocks }) => blocks === 0)
+    if (unused === -1) return undefined
+    sizes[unused] = { tokens, blocks: 0 }
+    return unused
+  }
+
+  #ignore(reason: IgnoredReason): void {
+    this.#around.counters.ignored[reason]++
+  }
+}
+
+function hasOthers(keys: { readonly others: string } | undefined): boolean {
+  return keys !== undefined && keys.others !== ''
+}

@@ -1,0 +1,349 @@
+// The KV index alone, in this process: look-ups, whole prompts, memory, ingestion, clearing. An index made of Maps stands
+// beside it in the same run. `node test/bench/kv.ts [blocks in millions]`, 1 when not given.
+import type { EndpointId } from '../../cluster/endpoints/endpoint.ts'
+import { hashBlocks, seedOf } from '../../cluster/kv/block-hash.ts'
+import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from '../../cluster/kv/kv-event.ts'
+import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
+
+const MODEL = 'bench'
+const BLOCK_TOKENS = 16
+const SOURCES = 32
+/** Of a 12,033-token prompt, whose last block is never asked for when it is full. */
+const CHAIN_BLOCKS = 752
+/** A step of 2048 tokens, vLLM's usual one, stores as many and evicts as many, all in one batch. */
+const STEP_BLOCKS = 128
+const ROUNDS = 300
+
+type Row = { readonly what: string; readonly ours: string; readonly maps?: string }
+
+/** What both indexes can do. */
+type Side = {
+  readonly apply: (source: number, batch: KvBatch) => void
+  /** Blocks of the best source. */
+  readonly match: (tokenIds: Uint32Array) => number
+}
+
+function ours(sources: number): Side & { readonly bytesPerBlock: () => number; readonly open: readonly KvSource[] } {
+  const index = createKvIndex()
+  const open = Array.from({ length: sources }, (_, rank) =>
+    index.open({ endpoint: `pod-${rank}:8000` as EndpointId, rank: 0, model: MODEL }),
+  )
+  return {
+    open,
+    apply: (source, batch) => open[source]?.apply(batch),
+    match(tokenIds) {
+      const matches = index.match({ tokenIds, model: MODEL, lora: undefined, cacheSalt: undefined })
+      let best = 0
+      for (const { matchedTokens } of matches) if (matchedTokens > best) best = matchedTokens
+      return best / BLOCK_TOKENS
+    },
+    bytesPerBlock: () => index.stats().bytes / index.stats().blocks,
+  }
+}
+
+/** As fast as Maps go: numbers for keys (53 bits of a hash), one word of bits for the holders, at most 32 of them. */
+function maps(sources: number): Side {
+  const seed = seedOf({ model: MODEL, lora: undefined, cacheSalt: undefined })
+  const holders = new Map<number, number>()
+  const ownOf = Array.from({ length: sources }, () => new Map<number, { hi: number; lo: number; times: number }>())
+  function store(source: number, { hashes, parent, tokenIds }: BlocksStored): void {
+    const held = ownOf[source]
+    const after = parent ? held?.get(keyOf(parent.hi, parent.lo)) : seed
+    if (!held || !after) return
+    const own = hashBlocks(after as typeof seed, tokenIds, BLOCK_TOKENS)
+    for (let at = 0; at < hashes.length; at += 2) {
+      const key = keyOf(hashes[at] as number, hashes[at + 1] as number)
+      const known = held.get(key)
+      if (known) {
+        known.times++
+        continue
+      }
+      const hi = own[at] as number
+      const lo = own[at + 1] as number
+      held.set(key, { hi, lo, times: 1 })
+      holders.set(keyOf(hi, lo), (holders.get(keyOf(hi, lo)) ?? 0) | (1 << source))
+    }
+  }
+
+  function remove(source: number, { hashes }: BlocksRemoved): void {
+    const held = ownOf[source]
+    for (let at = 0; at < hashes.length; at += 2) {
+      const key = keyOf(hashes[at] as number, hashes[at + 1] as number)
+      const known = held?.get(key)
+      if (!known) continue
+      known.times--
+      if (known.times > 0) continue
+      held?.delete(key)
+      const left = (holders.get(keyOf(known.hi, known.lo)) ?? 0) & ~(1 << source)
+      if (left === 0) holders.delete(keyOf(known.hi, known.lo))
+      else holders.set(keyOf(known.hi, known.lo), left)
+    }
+  }
+
+  return {
+    apply(source, { events }) {
+      for (const event of events) {
+        if (event.type === 'stored') store(source, event)
+        else if (event.type === 'removed') remove(source, event)
+      }
+    },
+    match(tokenIds) {
+      const own = hashBlocks(seed, tokenIds.subarray(0, tokenIds.length - 1), BLOCK_TOKENS)
+      let alive = -1
+      for (let at = 0; at < own.length; at += 2) {
+        alive &= holders.get(keyOf(own[at] as number, own[at + 1] as number)) ?? 0
+        if (alive === 0) return at / 2
+      }
+      return own.length / 2
+    },
+  }
+}
+
+function keyOf(hi: number, lo: number): number {
+  return (hi & 0x1fffff) * 2 ** 32 + lo
+}
+
+function mixed(value: number): number {
+  let word = Math.imul(value ^ (value >>> 16), 0x7feb352d)
+  word = Math.imul(word ^ (word >>> 15), 0x846ca68b)
+  return (word ^ (word >>> 16)) >>> 0
+}
+
+/** A prompt's tokens, made from its number. */
+function promptOf(chain: number, blocks: number): Uint32Array {
+  const tokens = new Uint32Array(blocks * BLOCK_TOKENS + 1)
+  for (let at = 0; at < tokens.length; at++) tokens[at] = mixed(chain * 1_000_003 + at) % 150_000
+  return tokens
+}
+
+/** Engines' hashes, as random as a digest's. */
+function hashesOf(chain: number, from: number, to: number): Uint32Array {
+  const hashes = new Uint32Array(2 * (to - from))
+  for (let block = from; block < to; block++) {
+    hashes[2 * (block - from)] = mixed(chain * 65_537 + block)
+    hashes[2 * (block - from) + 1] = mixed(chain * 65_537 + block + 0x40000000)
+  }
+  return hashes
+}
+
+function eventsOf(chain: number, blocks: number, perEvent: number): BlocksStored[] {
+  const tokens = promptOf(chain, blocks)
+  const events: BlocksStored[] = []
+  for (let from = 0; from < blocks; from += perEvent) {
+    const to = Math.min(blocks, from + perEvent)
+    const [hi = 0, lo = 0] = from === 0 ? [] : hashesOf(chain, from - 1, from)
+    events.push({
+      type: 'stored',
+      hashes: hashesOf(chain, from, to),
+      parent: from === 0 ? undefined : { hi, lo },
+      tokenIds: tokens.subarray(from * BLOCK_TOKENS, to * BLOCK_TOKENS),
+      blockSizeTokens: BLOCK_TOKENS,
+      medium: 'GPU',
+      loraName: undefined,
+      extraKeys: undefined,
+      group: 0,
+      specKind: 'full_attention',
+    })
+  }
+  return events
+}
+
+/** One event for each block, last block first, as vLLM evicts. */
+function evictionsOf(chain: number): KvBatch[] {
+  const hashes = hashesOf(chain, 0, CHAIN_BLOCKS)
+  const events: BlocksRemoved[] = []
+  for (let block = CHAIN_BLOCKS - 1; block >= 0; block--) {
+    events.push({ type: 'removed', hashes: hashes.slice(2 * block, 2 * block + 2), medium: 'GPU', group: 0 })
+  }
+  const batches: KvBatch[] = []
+  for (let at = 0; at < events.length; at += STEP_BLOCKS) batches.push(batchOf(events.slice(at, at + STEP_BLOCKS)))
+  return batches
+}
+
+function batchOf(events: readonly KvEvent[]): KvBatch {
+  return { atSeconds: 0, rank: 0, events, unknownEvents: 0 }
+}
+
+/** CPU time of `run` alone, in milliseconds. */
+function cpuMs(run: () => void): number {
+  const before = process.cpuUsage()
+  run()
+  const { user, system } = process.cpuUsage(before)
+  return (user + system) / 1000
+}
+
+function quantile(values: number[], at: number): number {
+  return values.sort((a, b) => a - b)[Math.floor(at * (values.length - 1))] ?? Number.NaN
+}
+
+/** Fills a side with chains, each in one source, and takes some away; both timed. */
+function fill(side: Side, chains: number, perEvent: number): { storedPerS: number; slowestMs: number } {
+  let ms = 0
+  let slowestMs = 0
+  for (let chain = 0; chain < chains; chain++) {
+    const batches = eventsOf(chain, CHAIN_BLOCKS, perEvent).map((event) => batchOf([event]))
+    const before = performance.now()
+    for (const batch of batches) side.apply(chain % SOURCES, batch)
+    const took = performance.now() - before
+    ms += took
+    if (took > slowestMs) slowestMs = took
+  }
+  return { storedPerS: (chains * CHAIN_BLOCKS * 1000) / ms, slowestMs }
+}
+
+function removedPerS(side: Side, from: number, to: number): number {
+  let ms = 0
+  for (let chain = from; chain < to; chain++) {
+    const batches = evictionsOf(chain)
+    const before = performance.now()
+    for (const batch of batches) side.apply(chain % SOURCES, batch)
+    ms += performance.now() - before
+  }
+  return ((to - from) * CHAIN_BLOCKS * 1000) / ms
+}
+
+/** Microseconds for one known prompt, each time another one, so that nothing of it is in the processor's caches. */
+function promptUs(side: Side, chains: number): { p50: number; p99: number } {
+  const us: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const tokens = promptOf(mixed(round) % chains, CHAIN_BLOCKS)
+    const before = performance.now()
+    const blocks = side.match(tokens)
+    us.push((performance.now() - before) * 1000)
+    if (blocks !== CHAIN_BLOCKS) throw new Error(`${blocks} blocks found instead of ${CHAIN_BLOCKS}`)
+  }
+  return { p50: quantile(us, 0.5), p99: quantile(us, 0.99) }
+}
+
+function hashing(): Row {
+  const seed = seedOf({ model: MODEL, lora: undefined, cacheSalt: undefined })
+  const tokens = promptOf(1, CHAIN_BLOCKS)
+  const into = new Uint32Array(2 * CHAIN_BLOCKS)
+  const ns: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const before = performance.now()
+    for (let again = 0; again < 10; again++) hashBlocks(seed, tokens, BLOCK_TOKENS, into)
+    ns.push(((performance.now() - before) * 1e6) / (10 * CHAIN_BLOCKS))
+  }
+  return { what: 'hash a block of 16 tokens', ours: `${quantile(ns, 0.5).toFixed(1)} ns` }
+}
+
+type Measured = {
+  readonly prompt: { readonly p50: number; readonly p99: number }
+  readonly prefillPerS: number
+  readonly decodePerS: number
+  readonly removedPerS: number
+  readonly slowestMs: number
+  readonly bytesPerBlock: number
+}
+
+/** One side after the other, so that one's garbage is not collected in the other's time. */
+function measure(make: () => Side, chains: number): Measured {
+  globalThis.gc?.()
+  const before = process.memoryUsage()
+  const side = make()
+  const { storedPerS: prefillPerS, slowestMs } = fill(side, chains, STEP_BLOCKS)
+  globalThis.gc?.()
+  const after = process.memoryUsage()
+  const bytes = after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers
+  promptUs(side, chains)
+  const prompt = promptUs(side, chains)
+  const some = Math.min(chains, 400)
+  const removed = removedPerS(side, 0, some)
+  const { storedPerS: decodePerS } = fill(side, some, 1)
+  return {
+    prompt,
+    prefillPerS,
+    decodePerS,
+    removedPerS: removed,
+    slowestMs,
+    bytesPerBlock: bytes / (chains * CHAIN_BLOCKS),
+  }
+}
+
+function filled(millions: number): Row[] {
+  const chains = Math.round((millions * 1e6) / CHAIN_BLOCKS)
+  const our = measure(() => ours(SOURCES), chains)
+  // Map throws above 2^24 entries, and far below that it takes gigabytes.
+  const their = millions <= 2 ? measure(() => maps(SOURCES), chains) : undefined
+  const row = (what: string, show: (measured: Measured) => string): Row => ({
+    what: `${millions} M blocks, ${SOURCES} sources: ${what}`,
+    ours: show(our),
+    ...(their === undefined ? {} : { maps: show(their) }),
+  })
+  const perS = (perSecond: number) => `${(perSecond / 1e6).toFixed(2)} M/s`
+  return [
+    row(
+      '12k-token prompt, hashed and matched',
+      ({ prompt }) => `${prompt.p50.toFixed(0)} µs (p99 ${prompt.p99.toFixed(0)})`,
+    ),
+    row('… as block look-ups', ({ prompt }) => perS((CHAIN_BLOCKS * 1e6) / prompt.p50)),
+    row('stored, 128 blocks an event', ({ prefillPerS }) => perS(prefillPerS)),
+    row('… longest time for 752 blocks', ({ slowestMs }) => `${slowestMs.toFixed(2)} ms`),
+    row('stored, 1 block an event', ({ decodePerS }) => perS(decodePerS)),
+    row('removed, 1 block an event, 128 a batch', (measured) => perS(measured.removedPerS)),
+    row('memory of a block', ({ bytesPerBlock }) => `${bytesPerBlock.toFixed(0)} B`),
+  ]
+}
+
+/** A conversation that all know at first, and each source to another depth. */
+function manySources(blocks: number, sources: number): Row {
+  const side = ours(sources)
+  for (let source = 0; source < sources; source++) {
+    const depth = Math.max(1, Math.round((blocks * (source + 1)) / sources))
+    for (const event of eventsOf(5, depth, 128)) side.apply(source, batchOf([event]))
+  }
+  const tokens = promptOf(5, blocks)
+  const us: number[] = []
+  for (let round = 0; round < ROUNDS; round++) {
+    const before = performance.now()
+    side.match(tokens)
+    us.push((performance.now() - before) * 1000)
+  }
+  const length = `${Math.round((blocks * BLOCK_TOKENS) / 1000)}k-token prompt`
+  const p50 = quantile(us, 0.5)
+  return {
+    what: `${length}, ${sources} sources, each to another depth`,
+    ours: `${p50.toFixed(0)} µs (p99 ${quantile(us, 0.99).toFixed(0)})`,
+  }
+}
+
+function clearing(): Row[] {
+  const side = ours(SOURCES)
+  for (let source = 0; source < SOURCES; source++) {
+    for (let chain = 0; chain < 40; chain++) {
+      for (const event of eventsOf(source * 1000 + chain, CHAIN_BLOCKS, 128)) side.apply(source, batchOf([event]))
+    }
+  }
+  const clearMs: number[] = []
+  const sweepMs: number[] = []
+  for (const source of side.open) {
+    const before = performance.now()
+    source.clear()
+    clearMs.push(performance.now() - before)
+    for (let part = 0; part < 100; part++) {
+      const start = performance.now()
+      source.apply({ atSeconds: 0, rank: 0, events: [], unknownEvents: 0 })
+      sweepMs.push(performance.now() - start)
+    }
+  }
+  return [
+    { what: 'clear a source of 30k blocks, longest', ours: `${quantile(clearMs, 1).toFixed(3)} ms` },
+    { what: '… and a part of the sweep after it, longest', ours: `${quantile(sweepMs, 1).toFixed(3)} ms` },
+  ]
+}
+
+const millions = Number(process.argv[2] ?? 1)
+const rows: Row[] = []
+const totalMs = cpuMs(() => {
+  rows.push(hashing(), ...filled(millions))
+  for (const blocks of [CHAIN_BLOCKS, 8000]) {
+    for (const sources of [3, 30, 256, 1000]) rows.push(manySources(blocks, sources))
+  }
+  rows.push(...clearing())
+})
+const width = Math.max(...rows.map(({ what }) => what.length))
+for (const { what, ours: mine, maps: other } of rows) {
+  process.stdout.write(`${what.padEnd(width)}  ${mine.padEnd(22)}${other === undefined ? '' : `  Maps: ${other}`}\n`)
+}
+process.stdout.write(`${(totalMs / 1000).toFixed(1)} s of CPU\n`)

@@ -1,0 +1,81 @@
+import { describe, expect, it } from 'vitest'
+import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
+import type { PrefixMatch } from '../../../cluster/kv/prefix-match.ts'
+import { followRemoteIndex } from '../../../cluster/kv/remote-index.ts'
+
+const A = 'a:1' as EndpointId
+const LOCAL: readonly PrefixMatch[] = [{ endpoint: A, rank: 0, matchedTokens: 16, gpuTokens: 16, complete: true }]
+const QUERY = { tokenIds: Uint32Array.of(1, 2, 3), model: 'm', lora: undefined, cacheSalt: 'salt' }
+
+type Reply = () => Response | Promise<Response>
+
+function rig(reply: Reply) {
+  const asked: unknown[] = []
+  const events: boolean[] = []
+  const turned: (() => void)[] = []
+  let answer = reply
+  const remote = followRemoteIndex({
+    origin: 'http://kv:8080',
+    local: () => LOCAL,
+    fetch: (async (_url: string, init: RequestInit) => {
+      asked.push(JSON.parse(init.body as string))
+      return answer()
+    }) as unknown as typeof fetch,
+    onEvent: ({ answers }) => {
+      events.push(answers)
+      for (const turn of turned.splice(0)) turn()
+    },
+  })
+  return {
+    remote,
+    asked,
+    events,
+    reply: (next: Reply) => {
+      answer = next
+    },
+    turn: () => new Promise<void>((resolve) => turned.push(resolve)),
+  }
+}
+
+const scores = () =>
+  Response.json({
+    model: 'm',
+    promptTokens: 3,
+    scores: [{ endpoint: 'b:1', rank: 1, matchedTokens: 2, score: 0.6, tiers: { gpu: 1, cpu: 1 }, stale: true }],
+  })
+
+describe('a KV-Cache Manager elsewhere', () => {
+  it('is asked with token ids, salt and adapter once it is known to answer', async () => {
+    const { remote, asked, turn } = rig(scores)
+    await turn()
+    expect(await remote.findPrefixes(QUERY)).toEqual([
+      { endpoint: 'b:1', rank: 1, matchedTokens: 2, gpuTokens: 1, complete: false },
+    ])
+    expect(asked.at(-1)).toEqual({ model: 'm', cache_salt: 'salt', token_ids: [1, 2, 3] })
+    remote.close()
+  })
+  it('that never answers costs no request any time: the index in this process is used', async () => {
+    const { remote, asked } = rig(() => new Promise(() => undefined))
+    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    // Nothing but the probe at the start.
+    expect(asked).toHaveLength(1)
+    expect(remote.answers()).toBe(false)
+    remote.close()
+  })
+  it.each<[string, Reply]>([
+    ['that fails', () => new Response('no', { status: 500 })],
+    ['that breaks off', () => Promise.reject(new Error('reset'))],
+    ['that answers something else', () => Response.json({ scores: [{ endpoint: 1 }] })],
+    ['that is no JSON', () => new Response('<html>')],
+  ])('%s is left alone until a probe succeeds', async (_, broken) => {
+    const { remote, asked, events, turn, reply } = rig(scores)
+    await turn()
+    reply(broken)
+    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    const { length } = asked
+    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    expect(asked).toHaveLength(length)
+    expect(events).toEqual([true, false])
+    remote.close()
+  })
+})
