@@ -1,8 +1,8 @@
 // The JSON of vLLM's answers and stream chunks: member order and null members are part of what clients see. A chunk is
 // put together from parts prepared once for the stream, because a pod sends thousands a second.
-import type { Finish } from './engine.ts'
 import type { Logprobs } from './logprobs.ts'
 import type { GenerationRequest } from './request.ts'
+import type { Finish, PromptCaching } from './sequence.ts'
 
 export type AnswerHead = {
   readonly id: string
@@ -23,8 +23,9 @@ export type Choice = {
 export type UsageCounts = {
   readonly promptTokens: number
   readonly completionTokens: number
-  /** Undefined unless the engine reports prompt token details. */
-  readonly details: { readonly cachedTokens: number; readonly createdCacheTokens: number | null } | undefined
+  readonly caching: PromptCaching
+  /** Whether chats and completions tell of the cache (`--enable-prompt-tokens-details`). */
+  readonly withDetails: boolean
 }
 
 export const STREAM_END = 'data: [DONE]\n\n'
@@ -42,10 +43,11 @@ export function answerBody(
     system_fingerprint: head.systemFingerprint,
     usage: {
       ...usageCounts(usage),
-      prompt_tokens_details: usage.details
+      prompt_tokens_details: usage.withDetails
         ? {
-            cached_tokens: usage.details.cachedTokens,
-            created_cache_tokens: usage.details.createdCacheTokens,
+            cached_tokens: usage.caching.cachedTokens,
+            // Completions do not tell.
+            created_cache_tokens: request.api === 'chat' ? usage.caching.createdTokens : null,
             multimodal_tokens: null,
           }
         : null,
@@ -133,7 +135,7 @@ function promptOfChoice({ prompts, n }: GenerationRequest, index: number): reado
   return prompts[Math.floor(index / n)]?.tokenIds
 }
 
-function usageCounts({ promptTokens, completionTokens }: UsageCounts) {
+function usageCounts({ promptTokens, completionTokens }: Pick<UsageCounts, 'promptTokens' | 'completionTokens'>) {
   return {
     prompt_tokens: promptTokens,
     total_tokens: promptTokens + completionTokens,
@@ -174,7 +176,7 @@ export function createStreamWriter(
   const usageSoFar = (choice: Choice, completionTokens: number) => {
     if (!request.continuousUsage) return ''
     const promptTokens = promptOfChoice(request, choice.index)?.length ?? 0
-    const counts = usageCounts({ promptTokens, completionTokens, details: undefined })
+    const counts = usageCounts({ promptTokens, completionTokens })
     return `,"usage":${JSON.stringify({ ...counts, completion_tokens_details: null })}`
   }
   const choiceOf = request.api === 'chat' ? chatChunkChoice : completionChunkChoice
@@ -194,13 +196,13 @@ export function createStreamWriter(
       return `${start}${choiceOf(request, token, logprobsOf(token))}]${usage}${end}}\n\n`
     },
     usage: (usage) => {
-      const { details } = usage
+      const { cachedTokens, createdTokens } = usage.caching
       const counts = {
         ...usageCounts(usage),
-        ...(details && {
+        ...(usage.withDetails && {
           prompt_tokens_details: {
-            cached_tokens: details.cachedTokens,
-            ...(details.createdCacheTokens === null ? {} : { created_cache_tokens: details.createdCacheTokens }),
+            cached_tokens: cachedTokens,
+            ...(request.api === 'chat' ? { created_cache_tokens: createdTokens } : {}),
           },
         }),
       }

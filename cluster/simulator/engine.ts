@@ -1,5 +1,18 @@
-// The simulated engine: vLLM's continuous batching with a token budget, chunked prefill, paged KV blocks and preemption
-// by recomputation. It has no clock, no randomness and no I/O: the same calls give the same answers.
+// The simulated engine: vLLM's continuous batching with a token budget, chunked prefill, a paged prefix cache and
+// preemption by recomputation. It has no clock, no randomness and no I/O: the same calls give the same answers.
+import { type BlockHasher, createBlockHasher, type Digest } from './block-hash.ts'
+import { type BlockEvent, BlockPool } from './block-pool.ts'
+import {
+  type Emission,
+  type FinishedSequence,
+  type FinishReason,
+  isDecoding,
+  knownTokens,
+  type Sequence,
+  type SequenceRequest,
+  tokensBetween,
+  tokensToCompute,
+} from './sequence.ts'
 import { type StepTiming, stepDurationMs } from './timing.ts'
 
 export type EngineConfig = {
@@ -10,58 +23,12 @@ export type EngineConfig = {
   /** KV blocks; enough for the longest single request, or it would wait for ever. */
   readonly blocks: number
   readonly blockSizeTokens: number
+  /** Pods with the same seed give the same block the same hash. */
+  readonly hashSeed: string
+  /** Whether steps tell of blocks stored and removed. */
+  readonly kvEvents: boolean
   readonly timing: StepTiming
   readonly speed: number
-}
-
-export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'repetition'
-
-export type Finish = {
-  readonly reason: FinishReason
-  /** The stop string or stop token that ended it; null for the end of the text itself and for every other reason. */
-  readonly stopReason: string | number | null
-}
-
-export type Utterance = {
-  readonly tokenId: number
-  /** What the token adds to the text: nothing while a character or a possible stop string is incomplete. */
-  readonly text: string
-  readonly finish: Finish | undefined
-}
-
-export type SequenceRequest = {
-  readonly id: string
-  readonly promptTokenIds: readonly number[]
-  /** At least 1. */
-  readonly maxTokens: number
-  /** Says the next token; `isLast` when no more may follow, and then it must finish. */
-  readonly speak: (isLast: boolean) => Utterance
-}
-
-export type Emission = {
-  readonly id: string
-  readonly utterance: Utterance
-  readonly atMs: number
-  /** Set on the first token: the time from arrival. */
-  readonly timeToFirstTokenMs: number | undefined
-  /** Set on every later token: the time from the token before. */
-  readonly interTokenMs: number | undefined
-  readonly promptTokens: number
-}
-
-/** What is known of a sequence when it has left the engine. Times that it never reached are undefined. */
-export type FinishedSequence = {
-  readonly id: string
-  readonly reason: FinishReason
-  readonly promptTokens: number
-  readonly outputTokens: number
-  readonly maxTokens: number
-  readonly preemptions: number
-  readonly arrivedAtMs: number
-  readonly scheduledAtMs: number | undefined
-  readonly firstTokenAtMs: number | undefined
-  readonly lastTokenAtMs: number | undefined
-  readonly finishedAtMs: number
 }
 
 export type StepResult = {
@@ -70,31 +37,31 @@ export type StepResult = {
   readonly decodeSeqs: number
   readonly emissions: readonly Emission[]
   readonly finished: readonly FinishedSequence[]
+  /** What became of KV blocks since the step before, in order; empty without `kvEvents`. */
+  readonly blockEvents: readonly BlockEvent[]
 }
 
 export type EngineSnapshot = {
   readonly running: number
   readonly waiting: number
+  /** Blocks that running sequences hold. */
   readonly usedBlocks: number
+  /** Blocks that the prefix cache can find, held or not. */
+  readonly cachedBlocks: number
   readonly blocks: number
   readonly steps: number
   readonly preemptions: number
+  /** Tokens looked up in the prefix cache, and those found, of sequences on their first admission. */
+  readonly cacheQueriedTokens: number
+  readonly cacheHitTokens: number
 }
 
-type Sequence = {
-  readonly request: SequenceRequest
-  readonly arrivedAtMs: number
-  scheduledAtMs: number | undefined
-  firstTokenAtMs: number | undefined
-  lastTokenAtMs: number | undefined
-  outputTokens: number
-  /** Tokens, prompt or output, whose keys and values are in the sequence's blocks. */
-  computedTokens: number
-  blocks: number
-  preemptions: number
+type ScheduledSequence = {
+  readonly sequence: Sequence
+  readonly tokens: number
+  /** Of the sequence when it was scheduled: one that was taken back since has nothing to say. */
+  readonly preemptions: number
 }
-
-type ScheduledSequence = { readonly sequence: Sequence; readonly tokens: number }
 
 type Step = {
   readonly scheduled: readonly ScheduledSequence[]
@@ -104,22 +71,27 @@ type Step = {
 }
 
 /**
- * A sequence is in exactly one of `#waiting` and `#running`; the blocks of all sequences add up to `#usedBlocks`, and
- * only running ones hold any. A step is `begin`, its duration, then `end`: what is observed between the two is what an
- * engine shows while its GPU works.
+ * A sequence is in exactly one of `#waiting` and `#running`, and only running ones hold blocks. A step is `begin`, its
+ * duration, then `end`: what is observed between the two is what an engine shows while its GPU works. As in vLLM, blocks
+ * are findable from `begin` on: a second sequence of the same step shares what the first one is about to compute.
  */
 export class Engine {
   readonly #config: EngineConfig
+  readonly #hasher: BlockHasher
+  readonly #pool: BlockPool
   readonly #sequences = new Map<string, Sequence>()
   #waiting: Sequence[] = []
   #running: Sequence[] = []
-  #usedBlocks = 0
   #steps = 0
   #preemptions = 0
+  #cacheQueriedTokens = 0
+  #cacheHitTokens = 0
   #step: Step | undefined
 
   constructor(config: EngineConfig) {
     this.#config = config
+    this.#hasher = createBlockHasher(config.blockSizeTokens, config.hashSeed)
+    this.#pool = new BlockPool(config.blocks, config.kvEvents)
   }
 
   /** Takes a request to the end of the queue. Its id must be new; prompt and output must fit the KV cache. */
@@ -131,9 +103,14 @@ export class Engine {
       scheduledAtMs: undefined,
       firstTokenAtMs: undefined,
       lastTokenAtMs: undefined,
-      outputTokens: 0,
+      outputTokenIds: [],
+      promptHashes: this.#hasher.prompt(request.promptTokenIds, request.cacheSalt),
+      outputHashes: [],
       computedTokens: 0,
-      blocks: 0,
+      blocks: [],
+      cachedBlocks: 0,
+      cachedTokens: 0,
+      createdTokens: 0,
       preemptions: 0,
     }
     this.#sequences.set(request.id, sequence)
@@ -149,6 +126,15 @@ export class Engine {
     return this.#leave(sequence, reason, nowMs)
   }
 
+  /**
+   * Empties the prefix cache; false while running sequences hold blocks, unless `takeBack` sends those back to the queue
+   * first. The next step tells of it, not this call: a pod without traffic says nothing.
+   */
+  resetPrefixCache(takeBack = false): boolean {
+    while (takeBack && this.#running.length > 0) this.#preempt()
+    return this.#pool.clear()
+  }
+
   /** Begins a step and tells when it will end; undefined when there is nothing to do. A step must not be open. */
   begin(nowMs: number): number | undefined {
     if (this.#step) throw new Error('a step is open already')
@@ -156,7 +142,7 @@ export class Engine {
     const scheduled: ScheduledSequence[] = []
     let budget = this.#config.maxNumBatchedTokens
     const schedule = (sequence: Sequence, tokens: number) => {
-      scheduled.push({ sequence, tokens })
+      scheduled.push({ sequence, tokens, preemptions: sequence.preemptions })
       budget -= tokens
     }
     const preemptionsBefore = this.#preemptions
@@ -168,9 +154,9 @@ export class Engine {
     // Blocks that a preemption freed belong to those that run: admitting now would take them away again.
     while (this.#preemptions === preemptionsBefore && budget > 0 && this.#running.length < this.#config.maxNumSeqs) {
       const sequence = this.#waiting[0]
-      if (!sequence || !this.#fits(sequence)) break
+      if (!sequence || !this.#admit(sequence)) break
       const tokens = Math.min(tokensToCompute(sequence), budget)
-      this.#hold(sequence, this.#blocksFor(tokens))
+      this.#hold(sequence, tokens)
       this.#waiting.shift()
       this.#running.push(sequence)
       sequence.scheduledAtMs ??= nowMs
@@ -192,12 +178,12 @@ export class Engine {
     this.#steps++
     const emissions: Emission[] = []
     const finished: FinishedSequence[] = []
-    for (const { sequence, tokens } of step.scheduled) {
-      // Aborted while the step ran.
-      if (!this.#sequences.has(sequence.request.id)) continue
+    for (const { sequence, tokens, preemptions } of step.scheduled) {
+      // Aborted or taken back while the step ran.
+      if (!this.#sequences.has(sequence.request.id) || sequence.preemptions !== preemptions) continue
       sequence.computedTokens += tokens
       if (tokensToCompute(sequence) > 0) continue
-      const emission = emit(sequence, step.endsAtMs)
+      const emission = this.#emit(sequence, step.endsAtMs)
       emissions.push(emission)
       const { finish } = emission.utterance
       if (finish) finished.push(this.#leave(sequence, finish.reason, step.endsAtMs))
@@ -206,17 +192,21 @@ export class Engine {
       this.#running = this.#running.filter(({ request }) => this.#sequences.has(request.id))
     }
     const { prefillTokens, decodeSeqs, endsAtMs } = step
-    return { endedAtMs: endsAtMs, prefillTokens, decodeSeqs, emissions, finished }
+    const blockEvents = this.#pool.takeEvents()
+    return { endedAtMs: endsAtMs, prefillTokens, decodeSeqs, emissions, finished, blockEvents }
   }
 
   snapshot(): EngineSnapshot {
     return {
       running: this.#running.length,
       waiting: this.#waiting.length,
-      usedBlocks: this.#usedBlocks,
+      usedBlocks: this.#pool.used,
+      cachedBlocks: this.#pool.cached,
       blocks: this.#config.blocks,
       steps: this.#steps,
       preemptions: this.#preemptions,
+      cacheQueriedTokens: this.#cacheQueriedTokens,
+      cacheHitTokens: this.#cacheHitTokens,
     }
   }
 
@@ -224,41 +214,134 @@ export class Engine {
     return Math.ceil(tokens / this.#config.blockSizeTokens)
   }
 
-  /** Admission looks at the whole prompt, not at its first chunk: half a prompt in memory helps nobody. */
-  #fits(sequence: Sequence): boolean {
-    return this.#usedBlocks + this.#blocksFor(tokensToCompute(sequence)) <= this.#config.blocks
-  }
-
-  #hold(sequence: Sequence, blocks: number): void {
-    this.#usedBlocks += blocks - sequence.blocks
-    sequence.blocks = blocks
+  /**
+   * Gives a waiting sequence the blocks that it finds cached; false when the rest of it does not fit. That looks at all of
+   * its tokens, not at its first chunk: half a prompt in memory helps nobody.
+   */
+  #admit(sequence: Sequence): boolean {
+    const { request, preemptions } = sequence
+    const { blockSizeTokens } = this.#config
+    const known = knownTokens(sequence)
+    // One token at least is computed, for the next one follows from it; and blocks are found whole or not at all.
+    const most = request.ignoreCache ? 0 : Math.floor((known - 1) / blockSizeTokens)
+    const hashes = this.#hashesOf(sequence, most)
+    const found = this.#pool.find(hashes, most)
+    const needed = this.#blocksFor(known) - found.length + this.#pool.freeAmong(found)
+    if (needed > this.#pool.free) return false
+    this.#pool.share(found)
+    sequence.blocks = found
+    sequence.cachedBlocks = found.length
+    sequence.computedTokens = found.length * blockSizeTokens
+    if (request.reportHits && found.length > 0) this.#announce(sequence, 0, found.length, hashes)
+    if (preemptions === 0) {
+      sequence.cachedTokens = sequence.computedTokens
+      if (!request.ignoreCache) {
+        this.#cacheQueriedTokens += known
+        this.#cacheHitTokens += sequence.cachedTokens
+      }
+    }
+    return true
   }
 
   /** Gives a running sequence the blocks for its next tokens; those that came last make room for those before them. */
   #makeRoom(sequence: Sequence, tokens: number): boolean {
     const blocks = this.#blocksFor(sequence.computedTokens + tokens)
-    while (this.#usedBlocks + blocks - sequence.blocks > this.#config.blocks) {
-      const victim = this.#running.pop() as Sequence
-      this.#hold(victim, 0)
-      victim.computedTokens = 0
-      victim.preemptions++
-      this.#preemptions++
-      this.#waiting.unshift(victim)
-      if (victim === sequence) return false
+    while (blocks - sequence.blocks.length > this.#pool.free) {
+      if (this.#preempt() === sequence) return false
     }
-    this.#hold(sequence, blocks)
+    this.#hold(sequence, tokens)
     return true
   }
 
+  /** Takes the blocks for the next tokens; those that will be full are findable at once. */
+  #hold(sequence: Sequence, tokens: number): void {
+    const { blocks, computedTokens, cachedBlocks } = sequence
+    this.#pool.take(this.#blocksFor(computedTokens + tokens) - blocks.length, blocks)
+    const full = Math.floor((computedTokens + tokens) / this.#config.blockSizeTokens)
+    if (full <= cachedBlocks) return
+    const hashes = this.#hashesOf(sequence, full)
+    for (let index = cachedBlocks; index < full; index++) {
+      this.#pool.cache(blocks[index] as number, hashes[index] as Digest)
+    }
+    sequence.cachedBlocks = full
+    this.#announce(sequence, cachedBlocks, full, hashes)
+  }
+
+  #announce(sequence: Sequence, from: number, to: number, hashes: readonly Digest[]): void {
+    if (!this.#pool.announces) return
+    const { blockSizeTokens } = this.#config
+    this.#pool.announce({
+      type: 'stored',
+      hashes: hashes.slice(from, to),
+      parent: hashes[from - 1],
+      tokenIds: tokensBetween(sequence, from * blockSizeTokens, to * blockSizeTokens),
+      salt: from === 0 ? sequence.request.cacheSalt : undefined,
+    })
+  }
+
+  /** The hashes of at least the first `blocks` blocks of a sequence, as far as their tokens are known. */
+  #hashesOf(sequence: Sequence, blocks: number): readonly Digest[] {
+    const { request, promptHashes, outputHashes } = sequence
+    const { blockSizeTokens } = this.#config
+    if (blocks <= promptHashes.length) return promptHashes
+    for (let index = promptHashes.length + outputHashes.length; index < blocks; index++) {
+      const parent = outputHashes.at(-1) ?? promptHashes.at(-1)
+      const tokenIds = tokensBetween(sequence, index * blockSizeTokens, (index + 1) * blockSizeTokens)
+      outputHashes.push(this.#hasher.block(parent, tokenIds, request.cacheSalt))
+    }
+    return [...promptHashes, ...outputHashes]
+  }
+
+  /** Sends the youngest running sequence back to the head of the queue. */
+  #preempt(): Sequence {
+    const victim = this.#running.pop() as Sequence
+    this.#release(victim)
+    victim.preemptions++
+    this.#preemptions++
+    this.#waiting.unshift(victim)
+    return victim
+  }
+
+  #release(sequence: Sequence): void {
+    this.#pool.release(sequence.blocks)
+    sequence.blocks = []
+    sequence.cachedBlocks = 0
+    sequence.computedTokens = 0
+  }
+
+  #emit(sequence: Sequence, atMs: number): Emission {
+    const { request, arrivedAtMs, lastTokenAtMs, cachedTokens, outputTokenIds } = sequence
+    const promptTokens = request.promptTokenIds.length
+    if (lastTokenAtMs === undefined) {
+      const cachedNow = Math.min(sequence.cachedBlocks * this.#config.blockSizeTokens, promptTokens)
+      sequence.createdTokens = Math.max(0, cachedNow - cachedTokens)
+    }
+    const utterance = request.speak(outputTokenIds.length + 1 >= request.maxTokens)
+    outputTokenIds.push(utterance.tokenId)
+    sequence.firstTokenAtMs ??= atMs
+    sequence.lastTokenAtMs = atMs
+    return {
+      id: request.id,
+      utterance,
+      atMs,
+      timeToFirstTokenMs: lastTokenAtMs === undefined ? atMs - arrivedAtMs : undefined,
+      interTokenMs: lastTokenAtMs === undefined ? undefined : atMs - lastTokenAtMs,
+      promptTokens,
+      caching: { cachedTokens, createdTokens: sequence.createdTokens },
+    }
+  }
+
   #leave(sequence: Sequence, reason: FinishReason, nowMs: number): FinishedSequence {
-    const { request, outputTokens, preemptions, arrivedAtMs, scheduledAtMs, firstTokenAtMs, lastTokenAtMs } = sequence
-    this.#hold(sequence, 0)
+    const { request, cachedTokens, outputTokenIds, preemptions } = sequence
+    const { arrivedAtMs, scheduledAtMs, firstTokenAtMs, lastTokenAtMs } = sequence
+    this.#release(sequence)
     this.#sequences.delete(request.id)
     return {
       id: request.id,
       reason,
       promptTokens: request.promptTokenIds.length,
-      outputTokens,
+      cachedTokens,
+      outputTokens: outputTokenIds.length,
       maxTokens: request.maxTokens,
       preemptions,
       arrivedAtMs,
@@ -267,30 +350,5 @@ export class Engine {
       lastTokenAtMs,
       finishedAtMs: nowMs,
     }
-  }
-}
-
-/** Prefill, decode and recomputation after a preemption are one thing: tokens known less tokens computed. */
-function tokensToCompute({ request, outputTokens, computedTokens }: Sequence): number {
-  return request.promptTokenIds.length + outputTokens - computedTokens
-}
-
-function isDecoding(sequence: Sequence): boolean {
-  return sequence.outputTokens > 0 && tokensToCompute(sequence) === 1
-}
-
-function emit(sequence: Sequence, atMs: number): Emission {
-  const { request, arrivedAtMs, lastTokenAtMs } = sequence
-  sequence.outputTokens++
-  const utterance = request.speak(sequence.outputTokens >= request.maxTokens)
-  sequence.firstTokenAtMs ??= atMs
-  sequence.lastTokenAtMs = atMs
-  return {
-    id: request.id,
-    utterance,
-    atMs,
-    timeToFirstTokenMs: lastTokenAtMs === undefined ? atMs - arrivedAtMs : undefined,
-    interTokenMs: lastTokenAtMs === undefined ? undefined : atMs - lastTokenAtMs,
-    promptTokens: request.promptTokenIds.length,
   }
 }

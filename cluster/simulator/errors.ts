@@ -38,6 +38,15 @@ export function modelNotFound(model: string, models: readonly string[]): ApiErro
   return openAiError(404, 'NotFoundError', message, 'model')
 }
 
+/** Refusals of /v1/responses that name their type as OpenAI does. */
+export function invalidRequest(status: number, message: string, param: string): ApiError {
+  return openAiError(status, 'invalid_request_error', message, param)
+}
+
+export function responseNotFound(id: string): ApiError {
+  return invalidRequest(404, `Response with id '${id}' not found.`, 'response_id')
+}
+
 /** A refusal with any status, for tests of those who call an engine. */
 export function refusalWithStatus(status: number): ApiError {
   const types: Readonly<Record<number, string>> = {
@@ -58,16 +67,22 @@ export type Issue = {
   readonly msg: string
   readonly input: unknown
   readonly ctx?: string
+  /** What would have been right, where only some values are. */
+  readonly expected?: string
 }
 
 /** All findings as the one message that vLLM makes of them; `param` is the first place. */
 export function validationError(issues: readonly Issue[]): ApiError {
-  const lines = issues.map(({ type, loc, msg, input, ctx }) => {
-    const context = ctx === undefined ? '' : `, 'ctx': {'error': ${pythonText(ctx)}}`
+  const lines = issues.map(({ type, loc, msg, input, ctx, expected }) => {
+    const context = contextOf('error', ctx) + contextOf('expected', expected)
     return `  {'type': '${type}', 'loc': '${loc}', 'msg': ${pythonText(msg)}, 'input': ${pythonText(summary(input))}${context}}`
   })
   const count = `${issues.length} validation error${issues.length === 1 ? '' : 's'}`
   return openAiError(400, 'Bad Request', `${count}:\n${lines.join('\n')}`, issues[0]?.loc ?? null)
+}
+
+function contextOf(name: string, text: string | undefined): string {
+  return text === undefined ? '' : `, 'ctx': {'${name}': ${pythonText(text)}}`
 }
 
 export function unsupportedMediaType(): ApiError {

@@ -9,6 +9,8 @@ export type Faults = {
   readonly dieAfterTokens?: number
   /** The engine fails an answer after so many of its tokens; 0: before the first. */
   readonly errorAfterTokens?: number
+  /** KV events are numbered and kept, but not sent: a subscriber sees a gap, and can ask for them again. */
+  readonly loseKvEvents?: boolean
   /** /metrics has no `vllm:` series. */
   readonly noMetrics?: boolean
 }

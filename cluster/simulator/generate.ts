@@ -1,7 +1,7 @@
 // What a simulated model says: plain sentences drawn from a seed, or a script, cut where the request wants them cut.
 
 import { createRandom, type Random, randomInteger } from '../../shared/random.ts'
-import type { Finish, Utterance } from './engine.ts'
+import type { Finish, Utterance } from './sequence.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 export type SpeechOptions = {

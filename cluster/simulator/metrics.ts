@@ -1,6 +1,7 @@
 // The /metrics page of a vLLM 0.32, folded from what the engine's steps return and written as prometheus_client writes
 // it: labels sorted by name, floats in its spelling, a `_created` gauge beside every counter and histogram.
-import type { EngineSnapshot, FinishedSequence, FinishReason, StepResult } from './engine.ts'
+import type { EngineSnapshot, StepResult } from './engine.ts'
+import type { FinishedSequence, FinishReason } from './sequence.ts'
 
 export type MetricsConfig = {
   readonly model: string
@@ -14,7 +15,6 @@ type Labels = Readonly<Record<string, string>>
 type Sample = { readonly labels: Labels; readonly value: number }
 
 const FINISH_REASONS: readonly FinishReason[] = ['stop', 'length', 'abort', 'error', 'repetition']
-const PROMPT_SOURCES = ['local_compute', 'local_cache_hit', 'external_kv_transfer'] as const
 const CACHE_TIERS = ['device', 'host', 'p2p', 'disk', 'external_unspecified'] as const
 const QUEUE_LIMITS = ['max_num_queued_reqs', 'max_num_queued_tokens'] as const
 const PARSER_MODES = ['streaming', 'non_streaming'] as const
@@ -68,6 +68,7 @@ export class EngineMetrics {
   readonly #parserCalls = new Map<string, number>()
   readonly #histograms
   #promptTokens = 0
+  #cachedTokens = 0
   #generationTokens = 0
 
   constructor(config: MetricsConfig) {
@@ -96,13 +97,14 @@ export class EngineMetrics {
   recordStep({ emissions, finished }: StepResult): void {
     const { iterationTokens, timeToFirstToken, interToken } = this.#histograms
     let tokens = 0
-    for (const { timeToFirstTokenMs, interTokenMs, promptTokens } of emissions) {
+    for (const { timeToFirstTokenMs, interTokenMs, promptTokens, caching } of emissions) {
       tokens++
       this.#generationTokens++
       if (timeToFirstTokenMs !== undefined) {
         // A prompt counts as a whole in the step that ends its prefill, however many steps it took.
-        tokens += promptTokens
+        tokens += promptTokens - caching.cachedTokens
         this.#promptTokens += promptTokens
+        this.#cachedTokens += caching.cachedTokens
         timeToFirstToken.observe(seconds(timeToFirstTokenMs))
       } else if (interTokenMs !== undefined) interToken.observe(seconds(interTokenMs))
     }
@@ -111,7 +113,7 @@ export class EngineMetrics {
   }
 
   recordFinished(sequence: FinishedSequence): void {
-    const { reason, promptTokens, outputTokens, maxTokens, preemptions } = sequence
+    const { reason, promptTokens, cachedTokens, outputTokens, maxTokens, preemptions } = sequence
     const { arrivedAtMs, scheduledAtMs, firstTokenAtMs, lastTokenAtMs, finishedAtMs } = sequence
     const histograms = this.#histograms
     this.#finished.set(reason, this.finishedWith(reason) + 1)
@@ -127,7 +129,7 @@ export class EngineMetrics {
     histograms.decode.observe(seconds(decodeMs))
     histograms.inference.observe(seconds(lastTokenAtMs - scheduledAtMs))
     histograms.timePerToken.observe(outputTokens > 1 ? seconds(decodeMs) / (outputTokens - 1) : 0)
-    histograms.prefillComputedTokens.observe(promptTokens)
+    histograms.prefillComputedTokens.observe(promptTokens - cachedTokens)
   }
 
   /** A request whose sequences have all left: `n` counts once for all of them. */
@@ -137,8 +139,12 @@ export class EngineMetrics {
   }
 
   /** Streams count once a chunk, other answers once a choice. */
-  recordToolParser(mode: (typeof PARSER_MODES)[number], outcome: (typeof PARSER_OUTCOMES)[number]): void {
-    const key = `${mode} ${outcome}`
+  recordToolParser(
+    mode: (typeof PARSER_MODES)[number],
+    outcome: (typeof PARSER_OUTCOMES)[number],
+    caller: (typeof PARSER_CALLERS)[number],
+  ): void {
+    const key = `${mode} ${outcome} ${caller}`
     this.#parserCalls.set(key, (this.#parserCalls.get(key) ?? 0) + 1)
   }
 
@@ -154,8 +160,10 @@ export class EngineMetrics {
     return page.text()
   }
 
-  #engineFamilies(page: Page, { running, waiting, usedBlocks, blocks, preemptions }: EngineSnapshot): void {
+  #engineFamilies(page: Page, snapshot: EngineSnapshot): void {
+    const { running, waiting, usedBlocks, blocks, preemptions, cacheQueriedTokens, cacheHitTokens } = snapshot
     const promptTokens = this.#promptTokens
+    const cachedTokens = this.#cachedTokens
     const one = (value: number, labels: Labels = {}): Sample[] => [{ labels: page.engineLabels(labels), value }]
     const many = (label: string, values: Readonly<Record<string, number>>): Sample[] =>
       Object.entries(values).map(([key, value]) => ({ labels: page.engineLabels({ [label]: key }), value }))
@@ -176,20 +184,22 @@ export class EngineMetrics {
       many('sleep_state', { awake: 1, weights_offloaded: 0, discard_all: 0 }),
     )
     page.gauge('vllm:kv_cache_usage_perc', 'Share of KV blocks in use, 0 to 1.', one(usedBlocks / blocks))
-    page.counter('vllm:prefix_cache_queries', 'Tokens looked up in the prefix cache.', one(promptTokens))
-    page.counter('vllm:prefix_cache_hits', 'Tokens found in the prefix cache.', one(0))
+    page.counter('vllm:prefix_cache_queries', 'Tokens looked up in the prefix cache.', one(cacheQueriedTokens))
+    page.counter('vllm:prefix_cache_hits', 'Tokens found in the prefix cache.', one(cacheHitTokens))
     page.counter('vllm:external_prefix_cache_queries', 'Tokens looked up through the KV connector.', one(0))
     page.counter('vllm:external_prefix_cache_hits', 'Tokens found through the KV connector.', one(0))
     page.counter('vllm:mm_cache_queries', 'Items looked up in the multi-modal cache.', one(0))
     page.counter('vllm:mm_cache_hits', 'Items found in the multi-modal cache.', one(0))
     page.counter('vllm:num_preemptions', 'Preemptions by the scheduler.', one(preemptions))
     page.counter('vllm:prompt_tokens', 'Prompt tokens processed.', one(promptTokens))
-    const sources = Object.fromEntries(
-      PROMPT_SOURCES.map((name) => [name, name === 'local_compute' ? promptTokens : 0]),
-    )
+    const sources = {
+      local_compute: promptTokens - cachedTokens,
+      local_cache_hit: cachedTokens,
+      external_kv_transfer: 0,
+    }
     page.counter('vllm:prompt_tokens_by_source', 'Prompt tokens by where they came from.', many('source', sources))
-    page.counter('vllm:prompt_tokens_cached', 'Prompt tokens that a cache supplied.', one(0))
-    const tiers = Object.fromEntries(CACHE_TIERS.map((tier) => [tier, 0]))
+    page.counter('vllm:prompt_tokens_cached', 'Prompt tokens that a cache supplied.', one(cachedTokens))
+    const tiers = Object.fromEntries(CACHE_TIERS.map((tier) => [tier, tier === 'device' ? cacheHitTokens : 0]))
     page.counter('vllm:prompt_tokens_cached_by_source', 'Cached prompt tokens by cache tier.', many('source', tiers))
     page.counter('vllm:generation_tokens', 'Tokens generated.', one(this.#generationTokens))
     page.counter(
@@ -242,7 +252,7 @@ export class EngineMetrics {
       PARSER_OUTCOMES.flatMap((outcome) =>
         PARSER_CALLERS.map((caller) => ({
           labels: { mode, model_name: this.#config.model, outcome, request_type: caller },
-          value: caller === 'chat_completions' ? (this.#parserCalls.get(`${mode} ${outcome}`) ?? 0) : 0,
+          value: this.#parserCalls.get(`${mode} ${outcome} ${caller}`) ?? 0,
         })),
       ),
     )
@@ -373,7 +383,7 @@ function cacheConfigLabels({ blockSizeTokens, blocks, maxModelLen }: MetricsConf
     num_gpu_blocks: String(blocks),
     num_gpu_blocks_override: 'None',
     prefix_cache_retention_interval: '0',
-    prefix_caching_hash_algo: 'sha256',
+    prefix_caching_hash_algo: 'sha256_cbor',
     prefix_match_unit: 'None',
     replayssm_buffer_len: '16',
     skip_page_size_padded: 'None',

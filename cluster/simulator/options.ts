@@ -2,6 +2,8 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../user-error.ts'
+import { HASH_SEED_DEFAULT } from './block-hash.ts'
+import { GPU_NAMES, GPUS, type GpuName } from './timing.ts'
 
 export type SimulatorOptions = {
   readonly host?: string
@@ -13,6 +15,9 @@ export type SimulatorOptions = {
   readonly maxModelLen?: number
   readonly maxNumSeqs?: number
   readonly maxNumBatchedTokens?: number
+  /** What the steps' times and the KV cache's size are like; default h100-8b. */
+  readonly gpu?: GpuName
+  /** Default: as much as the GPU has left. */
   readonly kvCacheTokens?: number
   /** Tokens of a KV block. */
   readonly blockSize?: number
@@ -28,20 +33,28 @@ export type SimulatorOptions = {
   readonly promptTokensDetails?: boolean
   /** Whether answers carry X-Request-Id (`--enable-request-id-headers`). */
   readonly requestIdHeaders?: boolean
+  /** Port of the KV events; 0 takes any free one, `off` publishes none. */
+  readonly kvEventsPort?: number | 'off'
+  /** Port on which events are sent again; 0 takes any free one. */
+  readonly kvReplayPort?: number
+  /** Goes into every block's hash (PYTHONHASHSEED): engines with the same one announce the same hashes. */
+  readonly hashSeed?: string
+  /** Whether answers of /v1/responses are kept (`VLLM_ENABLE_RESPONSES_API_STORE`). */
+  readonly responsesStore?: boolean
 }
 
 export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>> &
   Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
 
-/** What an H100 has left for the KV cache beside an 8B model in bfloat16. */
-const KV_CACHE_TOKENS_DEFAULT = 458_752
 const MAX_MODEL_LEN_DEFAULT = 32_768
 
 /** The options with their defaults. Throws a UserError that names the setting and the fix. */
 export function settleOptions(options: SimulatorOptions): Settings {
   const { tokenizerDir, apiKey, tls } = options
+  const gpu = options.gpu ?? 'h100-8b'
+  if (!GPU_NAMES.includes(gpu)) throw new UserError(`gpu ${gpu}: give one of ${GPU_NAMES.join(', ')}`)
   const blockSize = whole('blockSize', options.blockSize ?? 16, 1)
-  const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? KV_CACHE_TOKENS_DEFAULT, blockSize)
+  const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? GPUS[gpu].kvCacheTokens, blockSize)
   const usableTokens = kvCacheTokens - (kvCacheTokens % blockSize)
   const maxModelLen = whole('maxModelLen', options.maxModelLen ?? Math.min(MAX_MODEL_LEN_DEFAULT, usableTokens), 2)
   if (maxModelLen > usableTokens) {
@@ -67,12 +80,17 @@ export function settleOptions(options: SimulatorOptions): Settings {
     maxModelLen,
     maxNumSeqs: whole('maxNumSeqs', options.maxNumSeqs ?? 256, 1),
     maxNumBatchedTokens: whole('maxNumBatchedTokens', options.maxNumBatchedTokens ?? 8192, 1),
+    gpu,
     kvCacheTokens,
     blockSize,
     speed,
     seed: whole('seed', options.seed ?? 0, 0),
     promptTokensDetails: options.promptTokensDetails ?? true,
     requestIdHeaders: options.requestIdHeaders ?? true,
+    kvEventsPort: options.kvEventsPort === 'off' ? 'off' : whole('kvEventsPort', options.kvEventsPort ?? 0, 0),
+    kvReplayPort: whole('kvReplayPort', options.kvReplayPort ?? 0, 0),
+    hashSeed: options.hashSeed ?? HASH_SEED_DEFAULT,
+    responsesStore: options.responsesStore ?? false,
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(tls === undefined ? {} : { tls }),

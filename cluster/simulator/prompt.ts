@@ -97,10 +97,15 @@ function isNumber(value: unknown): value is number {
   return typeof value === 'number'
 }
 
-export function readPrompt(given: GivenPrompt, maxTokens: number | undefined, limits: ModelLimits): Prompt | ApiError {
+export function readPrompt(
+  given: GivenPrompt,
+  addSpecialTokens: boolean,
+  maxTokens: number | undefined,
+  limits: ModelLimits,
+): Prompt | ApiError {
   if (typeof given === 'string') {
     if (given.length > limits.maxModelLen * CHARS_PER_TOKEN_MAX) return tooLong(limits)
-    return fitPrompt(limits.tokenizer.encode(given, true), maxTokens, limits, false)
+    return fitPrompt(limits.tokenizer.encode(given, addSpecialTokens), maxTokens, limits, false)
   }
   const prompt = fitPrompt(given, maxTokens, limits, true)
   if (prompt instanceof ApiError) return prompt
@@ -124,13 +129,14 @@ export function fitPrompt(
   maxTokens: number | undefined,
   { maxModelLen }: ModelLimits,
   exact: boolean,
+  maxTokensName = 'max_tokens',
 ): Prompt | ApiError {
   if (maxTokens !== undefined && maxTokens < 1) {
     return badRequest(`max_tokens must be at least 1, got ${maxTokens}.`, 'max_tokens', String(maxTokens))
   }
   if (maxTokens !== undefined && maxTokens > maxModelLen) {
-    const message = `max_tokens=${maxTokens} cannot be greater than max_model_len=${maxModelLen}. Please request fewer output tokens.`
-    return badRequest(message, 'max_tokens', String(maxTokens))
+    const message = `${maxTokensName}=${maxTokens} cannot be greater than max_model_len=${maxModelLen}. Please request fewer output tokens.`
+    return badRequest(message, maxTokensName, String(maxTokens))
   }
   if (tokenIds.length === 0) return badRequest('The decoder prompt cannot be empty')
   const counted = exact ? tokenIds.length : Math.min(tokenIds.length, maxModelLen + 1)

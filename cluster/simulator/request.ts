@@ -19,7 +19,7 @@ import { type ToolAnswer, toolAnswer } from './tool-answer.ts'
 
 /** A request that will be served. */
 export type GenerationRequest = {
-  readonly api: 'chat' | 'completion'
+  readonly api: 'chat' | 'completion' | 'response'
   readonly model: string
   readonly prompts: readonly Prompt[]
   readonly n: number
@@ -45,6 +45,11 @@ export type GenerationRequest = {
   readonly script: string | undefined
   /** How many of the most probable tokens to tell at each place; undefined for no log probabilities. */
   readonly logprobs: number | undefined
+  readonly cacheSalt: string | undefined
+  /** The prompt's own log probabilities are wanted, which only computing it gives. */
+  readonly ignoreCache: boolean
+  /** KV events tell of cached blocks that were found too (`kv_cache_report_mode`). */
+  readonly reportHits: boolean
 }
 
 const SAMPLING_MEMBERS = {
@@ -68,7 +73,8 @@ const SAMPLING_MEMBERS = {
   return_token_ids: 'boolean',
   request_id: 'string',
   priority: 'integer',
-  cache_salt: 'string',
+  cache_salt: 'any',
+  vllm_xargs: 'object',
   user: 'string',
   response_format: 'object',
   structured_outputs: 'object',
@@ -96,6 +102,7 @@ const CHAT_MEMBERS = {
 const COMPLETION_MEMBERS = {
   ...SAMPLING_MEMBERS,
   prompt: 'any',
+  add_special_tokens: 'boolean',
   echo: 'boolean',
   logprobs: 'integer',
 } as const satisfies Record<string, MemberType>
@@ -113,8 +120,11 @@ const TOP_LOGPROBS_MAX = 20
 const STOPS_MAX = 128
 /** It is said again in every chunk. */
 const REQUEST_ID_CHARS_MAX = 1_024
+const CACHE_SALT_CHARS_MAX = 128
+/** They would mean something in the storage of caches. */
+const CACHE_SALT_FORBIDDEN = /[@/\\\0]/
 /** Below it vLLM samples greedily. */
-const GREEDY_TEMPERATURE = 1e-5
+export const GREEDY_TEMPERATURE = 1e-5
 
 export function parseChat(text: string, limits: ModelLimits): GenerationRequest | ApiError {
   const body = parseBody(text, CHAT_MEMBERS, ['messages'])
@@ -127,7 +137,7 @@ export function parseChat(text: string, limits: ModelLimits): GenerationRequest 
   if (logprobs instanceof ApiError) return logprobs
   const maxTokens = (body.max_completion_tokens ?? body.max_tokens ?? undefined) as number | undefined
   if (charactersOf(body.messages) > limits.maxModelLen * CHARS_PER_TOKEN_MAX) return tooLong(limits)
-  const tokenIds = encodeMessages(body, limits, false)
+  const tokenIds = encodeMessages(body, limits, body.add_special_tokens === true)
   if (tokenIds instanceof ApiError) return tokenIds
   const prompt = fitPrompt(tokenIds, maxTokens, limits, false)
   if (prompt instanceof ApiError) return prompt
@@ -148,7 +158,7 @@ export function parseCompletion(text: string, limits: ModelLimits): GenerationRe
   if (given instanceof ApiError) return given
   const prompts: Prompt[] = []
   for (const one of given) {
-    const prompt = readPrompt(one, promptOnly ? 1 : asked, limits)
+    const prompt = readPrompt(one, body.add_special_tokens !== false, promptOnly ? 1 : asked, limits)
     if (prompt instanceof ApiError) return prompt
     prompts.push(prompt)
   }
@@ -198,13 +208,20 @@ function refuseShape(body: Body): ApiError | undefined {
   if (body.stream_options !== undefined && body.stream_options !== null && body.stream !== true) {
     return badRequest('Stream options can only be defined when `stream=True`.', 'stream_options')
   }
-  if (body.cache_salt === '') {
-    return badRequest("Parameter 'cache_salt' must be a non-empty string if provided.", 'cache_salt')
-  }
-  return undefined
+  return refuseSalt(body)
 }
 
-function refuseModel({ model }: Body, { models }: ModelLimits): ApiError | undefined {
+export function refuseSalt({ cache_salt: salt }: Body): ApiError | undefined {
+  if (salt === undefined || salt === null) return undefined
+  if (typeof salt !== 'string' || salt === '') {
+    return badRequest("Parameter 'cache_salt' must be a non-empty string if provided.", 'cache_salt')
+  }
+  if (salt.length <= CACHE_SALT_CHARS_MAX && !CACHE_SALT_FORBIDDEN.test(salt)) return undefined
+  const message = `Parameter 'cache_salt' must be at most ${CACHE_SALT_CHARS_MAX} characters and must not contain '@', '/', '\\\\', or NUL.`
+  return badRequest(message, 'cache_salt')
+}
+
+export function refuseModel({ model }: Body, { models }: ModelLimits): ApiError | undefined {
   if (model === undefined || model === null || models.includes(model as string)) return undefined
   return modelNotFound(model as string, models)
 }
@@ -226,7 +243,7 @@ function completionLogprobs(body: Body): number | undefined | ApiError {
   return top < 0 ? badRequest('`logprobs` must be a positive value.', 'logprobs', String(top)) : topLogprobs(top)
 }
 
-function topLogprobs(top: number): number | ApiError {
+export function topLogprobs(top: number): number | ApiError {
   if (top >= 0 && top <= TOP_LOGPROBS_MAX) return top
   // -1 asks for the whole vocabulary.
   const wanted = top < 0 ? 'all tokens' : String(top)
@@ -262,7 +279,7 @@ function refuseSize({ prompts, echo, logprobs }: Settled, n: number): ApiError |
 type Settled = Pick<GenerationRequest, 'api' | 'prompts' | 'echo' | 'promptOnly' | 'tool' | 'logprobs'>
 
 /** The sampling parameters, which vLLM checks last. */
-function complete(body: Body, { models }: ModelLimits, settled: Settled): GenerationRequest | ApiError {
+export function complete(body: Body, { models }: ModelLimits, settled: Settled): GenerationRequest | ApiError {
   const n = (body.n ?? 1) as number
   const temperature = (body.temperature ?? 1) as number
   const topP = (body.top_p ?? 1) as number
@@ -333,5 +350,8 @@ function complete(body: Body, { models }: ModelLimits, settled: Settled): Genera
     returnTokenIds: body.return_token_ids === true,
     requestId,
     script: settled.tool?.argumentsJson ?? structured,
+    cacheSalt: (body.cache_salt ?? undefined) as string | undefined,
+    ignoreCache: settled.echo && settled.logprobs !== undefined,
+    reportHits: (body.vllm_xargs as Body | null | undefined)?.kv_cache_report_mode === 'full',
   }
 }

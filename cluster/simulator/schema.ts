@@ -9,11 +9,12 @@ const NESTING_MAX = 128
 
 type Checked = { readonly value: unknown } | { readonly type: string; readonly msg: string }
 
-/** Reads JSON text into a body whose known members have their types. */
+/** Reads JSON text into a body whose known members have their types. `defaults` stand where nothing was said. */
 export function parseBody(
   text: string,
   members: Readonly<Record<string, MemberType>>,
   required: readonly string[],
+  defaults: Body = {},
 ): Body | ApiError {
   if (text === '') return validationError([missing('body', undefined)])
   let parsed: unknown
@@ -31,9 +32,9 @@ export function parseBody(
     return validationError([{ type: 'json_invalid', loc: 'body', msg: 'JSON decode error', input: {}, ctx }])
   }
   const issues: Issue[] = []
-  const body: Record<string, unknown> = { ...parsed }
+  const body: Record<string, unknown> = { ...defaults, ...parsed }
   for (const name of required) {
-    if (body[name] === undefined) issues.push(missing(`body.${name}`, parsed))
+    if (body[name] === undefined) issues.push(missing(`body.${name}`, { ...body }))
   }
   for (const [name, type] of Object.entries(members)) {
     const input = body[name]
@@ -127,7 +128,8 @@ const TRUTHS: Readonly<Record<string, boolean>> = {
   0: false,
 }
 
-function checkBoolean(input: unknown): Checked {
+/** A boolean, however pydantic lets it be spelled. */
+export function checkBoolean(input: unknown): Checked {
   const msg = 'Input should be a valid boolean'
   if (typeof input === 'boolean') return { value: input }
   if (typeof input !== 'string' && typeof input !== 'number') return { type: 'bool_type', msg }

@@ -14,8 +14,20 @@ export type StepTiming = {
   readonly perDecodeSeqMs: number
 }
 
-/** Feels like an 8B model in bfloat16 on one H100: about 8 ms a decode step, about 33,000 prompt tokens a second. */
-export const H100_8B: StepTiming = { baseMs: 7.9, perPrefillTokenMs: 0.03, perDecodeSeqMs: 0.05 }
+export type Gpu = { readonly timing: StepTiming; readonly kvCacheTokens: number }
+
+/** GPUs with a model in bfloat16 on them, and what they have left for the KV cache beside it. */
+export const GPUS = {
+  // About 8 ms a decode step, about 33,000 prompt tokens a second; 60 GB left at 128 KiB a token.
+  'h100-8b': { timing: { baseMs: 7.9, perPrefillTokenMs: 0.03, perDecodeSeqMs: 0.05 }, kvCacheTokens: 458_752 },
+  // 141 GB over 4 × 3.35 TB/s at 75 % is 14 ms, plus 4.5 ms of launches and all-reduce; 141 GFLOP a token over 4 × 989
+  // TFLOPS at 50 % is 0.07 ms; a sequence of 4,000 tokens reads 1.3 GB of KV; 151 GB left at 320 KiB a token.
+  'h100x4-70b': { timing: { baseMs: 18.5, perPrefillTokenMs: 0.07, perDecodeSeqMs: 0.1 }, kvCacheTokens: 460_800 },
+} as const satisfies Record<string, Gpu>
+
+export type GpuName = keyof typeof GPUS
+
+export const GPU_NAMES = Object.keys(GPUS) as readonly GpuName[]
 
 /** `speed` divides the time; 0 is as fast as possible. */
 export function stepDurationMs(timing: StepTiming, work: StepWork, speed: number): number {

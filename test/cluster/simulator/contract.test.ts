@@ -52,6 +52,10 @@ async function ask({ method, path, headers, body, rawBody }: Exchange['request']
   return fetch(`${pod.url}${path}`, { method, headers, ...(sent === undefined ? {} : { body: sent }) })
 }
 
+function withoutRepeats(shapes: readonly unknown[]): unknown[] {
+  return shapes.filter((shape, index) => JSON.stringify(shape) !== JSON.stringify(shapes[index - 1]))
+}
+
 const isError = ({ response }: Exchange) => response.status >= 400
 const isStream = ({ response }: Exchange) => response.stream !== undefined
 
@@ -89,7 +93,15 @@ describe('like the real vLLM', () => {
     const shapes = (stream: string) =>
       eventsOf(stream).map((data) => (data === '[DONE]' ? data : shapeOf(JSON.parse(data))))
     const [seen, recorded] = [shapes(await answer.text()), shapes(response.stream ?? '')]
-    // The recorded completion was read slowly: vLLM put all its tokens into the last chunk.
-    expect(request.path === '/v1/completions' ? seen.slice(-recorded.length) : seen).toEqual(recorded)
+    switch (request.path) {
+      case '/v1/completions':
+        // The recorded one was read slowly: vLLM put all its tokens into the last chunk.
+        return expect(seen.slice(-recorded.length)).toEqual(recorded)
+      case '/v1/responses':
+        // Tokens that end in the middle of a character have no delta.
+        return expect(withoutRepeats(seen)).toEqual(withoutRepeats(recorded))
+      default:
+        return expect(seen).toEqual(recorded)
+    }
   })
 })

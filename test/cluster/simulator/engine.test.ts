@@ -1,29 +1,29 @@
 // The engine in virtual time: tables for its rules, properties for what must hold under any load.
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import {
-  type Emission,
-  Engine,
-  type EngineConfig,
-  type FinishedSequence,
-  type SequenceRequest,
-} from '../../../cluster/simulator/engine.ts'
-import { H100_8B } from '../../../cluster/simulator/timing.ts'
+import { HASH_SEED_DEFAULT } from '../../../cluster/simulator/block-hash.ts'
+import { Engine, type EngineConfig } from '../../../cluster/simulator/engine.ts'
+import type { Emission, FinishedSequence, SequenceRequest } from '../../../cluster/simulator/sequence.ts'
+import { GPUS } from '../../../cluster/simulator/timing.ts'
+import { seedOf } from '../../../shared/random.ts'
 
 const CONFIG: EngineConfig = {
   maxNumSeqs: 4,
   maxNumBatchedTokens: 64,
   blocks: 40,
   blockSizeTokens: 4,
-  timing: H100_8B,
+  hashSeed: HASH_SEED_DEFAULT,
+  kvEvents: false,
+  timing: GPUS['h100-8b'].timing,
   speed: 1,
 }
 
+/** Every id has a prompt of its own: nothing of it is cached. */
 function sequence(id: string, promptTokens: number, maxTokens: number): SequenceRequest {
   let spoken = 0
   return {
     id,
-    promptTokenIds: new Array(promptTokens).fill(7),
+    promptTokenIds: new Array(promptTokens).fill(seedOf([...Buffer.from(id)])),
     maxTokens,
     speak: (isLast) => ({
       tokenId: ++spoken,
@@ -95,6 +95,14 @@ describe('a step', () => {
     expect(engine.begin(0)).toBeCloseTo(37.9)
     engine.end()
     expect(engine.begin(37.9)).toBeCloseTo(45.85)
+  })
+
+  it('takes about 19 ms to decode and 0.07 ms a prompt token for 70B on four of them', () => {
+    const { timing } = GPUS['h100x4-70b']
+    const engine = engineWith({ timing, maxNumBatchedTokens: 8192, blocks: 4096 }, sequence('a', 8000, 2))
+    expect(engine.begin(0)).toBeCloseTo(578.5)
+    engine.end()
+    expect(engine.begin(0)).toBeCloseTo(18.6)
   })
 
   it('shows a request as running while its only step is under way, or a router would see an idle pod', () => {

@@ -6,7 +6,7 @@ import { type Simulator, startSimulator } from '../../../cluster/simulator/serve
 let pod: Simulator
 
 beforeAll(async () => {
-  pod = await startSimulator({ speed: 0, models: ['m'], maxModelLen: 2_048 })
+  pod = await startSimulator({ speed: 0, models: ['m'], maxModelLen: 2_048, responsesStore: true })
 })
 
 afterAll(() => pod.close())
@@ -46,6 +46,30 @@ const VALID = {
     stop_token_ids: [3],
     logprobs: 2,
     suffix: null,
+  },
+  '/v1/responses': {
+    model: 'm',
+    input: [
+      { role: 'user', content: [{ type: 'input_text', text: 'hi' }] },
+      { type: 'function_call', call_id: 'c', name: 'f', arguments: '{}' },
+      { type: 'function_call_output', call_id: 'c', output: 'x' },
+      { type: 'reasoning', summary: [{ text: 'y' }], content: null },
+    ],
+    instructions: 'be brief',
+    max_output_tokens: 8,
+    tools: [{ type: 'function', name: 'f', parameters: { type: 'object', properties: {} } }],
+    tool_choice: 'auto',
+    text: { format: { type: 'json_schema', name: 'x', schema: { type: 'object' } }, verbosity: 'low' },
+    reasoning: { effort: 'low' },
+    include: ['message.output_text.logprobs'],
+    top_logprobs: 2,
+    cache_salt: 's',
+    vllm_xargs: { kv_cache_report_mode: 'full' },
+    stream: true,
+    store: true,
+    background: false,
+    previous_response_id: null,
+    request_id: 'r',
   },
   '/tokenize': { model: 'm', messages: [{ role: 'user', content: 'hi' }], add_special_tokens: true, tools: [tool({})] },
   '/detokenize': { model: 'm', tokens: [1] },

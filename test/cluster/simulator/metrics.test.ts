@@ -67,6 +67,32 @@ describe('the metrics page', () => {
     for (const [name, value] of Object.entries(expected)) expect(values.get(name), name).toBe(value)
   })
 
+  it('tells hits from work, or a router could not see that its placement pays', async () => {
+    const pod = await startPod({ blockSize: 4 })
+    const ask = { prompt: Array.from({ length: 18 }, (_, index) => index + 1), max_tokens: 1 }
+    for (const more of [{}, {}, { cache_salt: 'other' }]) {
+      await (await post(pod, '/v1/completions', { ...ask, ...more })).text()
+    }
+    const { series: values } = await scrape(pod.url)
+    const source = (name: string) => `{engine="0",model_name="sim-8b",source="${name}"}`
+    const expected = {
+      [series('prefix_cache_queries_total')]: 54,
+      [series('prefix_cache_hits_total')]: 16,
+      [series('prompt_tokens_total')]: 54,
+      [series('prompt_tokens_cached_total')]: 16,
+      [`vllm:prompt_tokens_by_source_total${source('local_compute')}`]: 38,
+      [`vllm:prompt_tokens_by_source_total${source('local_cache_hit')}`]: 16,
+      [`vllm:prompt_tokens_cached_by_source_total${source('device')}`]: 16,
+      [series('request_prefill_kv_computed_tokens_sum')]: 38,
+      [series('request_prompt_tokens_sum')]: 54,
+      [series('iteration_tokens_total_sum')]: 41,
+      // Cached blocks that nobody holds are free.
+      [series('kv_cache_usage_perc')]: 0,
+    }
+    for (const [name, value] of Object.entries(expected)) expect(values.get(name), name).toBe(value)
+    expect(pod.stats()).toMatchObject({ cachedBlocks: 8, kvCacheUsage: 0 })
+  })
+
   it('shows load while it is there: running, waiting, cache usage', async () => {
     const pod = await startPod({ speed: 1, maxNumSeqs: 1, kvCacheTokens: 1_600 })
     const client = new AbortController()

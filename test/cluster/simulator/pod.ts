@@ -24,7 +24,7 @@ export function eventsOf(stream: string): string[] {
   return stream
     .split('\n\n')
     .filter((event) => event !== '')
-    .map((event) => event.replace(/^data: /, ''))
+    .map((event) => event.replace(/^(event: .*\n)?data: /, ''))
 }
 
 /** Resolves once the condition holds. */

@@ -162,6 +162,48 @@ describe('what it says', () => {
   })
 })
 
+describe('usage', () => {
+  const LONG = [{ role: 'user', content: 'The same long beginning of a prompt, said again and again. '.repeat(4) }]
+  type Details = { readonly cached_tokens: number; readonly created_cache_tokens?: number | null }
+  type Usage = { readonly prompt_tokens: number; readonly prompt_tokens_details: Details | null }
+
+  async function usageOf(pod: Simulator, body: object, path = '/v1/chat/completions'): Promise<Usage> {
+    return ((await (await post(pod, path, { max_tokens: 1, ...body })).json()) as { usage: Usage }).usage
+  }
+
+  it('tells what was cached and what is now, streamed or not, or a prediction could not be checked', async () => {
+    const pod = await startPod({ blockSize: 4 })
+    const cold = await usageOf(pod, { messages: LONG })
+    const whole = cold.prompt_tokens - (cold.prompt_tokens % 4)
+    expect(cold.prompt_tokens_details).toMatchObject({ cached_tokens: 0, created_cache_tokens: whole })
+    const cached = cold.prompt_tokens % 4 === 0 ? whole - 4 : whole
+    const warm = { cached_tokens: cached, created_cache_tokens: whole - cached }
+    expect((await usageOf(pod, { messages: LONG })).prompt_tokens_details).toMatchObject(warm)
+    const stream = { messages: LONG, max_tokens: 1, stream: true, stream_options: { include_usage: true } }
+    const events = eventsOf(await (await post(pod, '/v1/chat/completions', stream)).text())
+    expect(JSON.parse(events.at(-2) ?? '').usage.prompt_tokens_details).toEqual(warm)
+  })
+
+  it('of a completion does not tell what it created, and without details tells nothing', async () => {
+    const pod = await startPod({ blockSize: 4 })
+    const completion = await usageOf(pod, { prompt: [1, 2, 3, 4, 5] }, '/v1/completions')
+    expect(completion.prompt_tokens_details).toMatchObject({ cached_tokens: 0, created_cache_tokens: null })
+    const terse = await startPod({ promptTokensDetails: false })
+    expect((await usageOf(terse, { messages: LONG })).prompt_tokens_details).toBeNull()
+  })
+
+  it.each([{}, { add_special_tokens: true }, { continue_final_message: true, add_generation_prompt: false }])(
+    'counts what /tokenize counts with %j, or a router would predict from other tokens than the engine sees',
+    async (more) => {
+      const pod = await startPod()
+      const messages = [...MESSAGES, { role: 'assistant', content: 'They are' }]
+      const tokenized = await post(pod, '/tokenize', { messages, ...more })
+      const { count } = (await tokenized.json()) as { count: number }
+      expect((await usageOf(pod, { messages, ...more })).prompt_tokens).toBe(count)
+    },
+  )
+})
+
 describe('faults', () => {
   const streamed = { messages: MESSAGES, stream: true, max_tokens: 20, ignore_eos: true }
   const chat = '/v1/chat/completions'
@@ -289,6 +331,8 @@ describe('a wrong option', () => {
   it.each<[SimulatorOptions, string]>([
     [{ blockSize: 0 }, 'blockSize 0: give a whole number of at least 1'],
     [{ maxNumSeqs: 1.5 }, 'maxNumSeqs 1.5: give a whole number of at least 1'],
+    [{ gpu: 'abacus' as 'h100-8b' }, 'gpu abacus: give one of h100-8b, h100x4-70b'],
+    [{ kvEventsPort: -1 }, 'kvEventsPort -1: give a whole number of at least 0'],
     [{ speed: -1 }, 'speed -1: give 1 for real time, 0 for no waiting'],
     [{ models: [] }, 'models: give at least one name, and no empty one'],
     [

@@ -1,0 +1,197 @@
+// One request in the engine, whatever API it came through: a sequence for each choice, the faults that are set, the usage.
+import { randomBytes } from 'node:crypto'
+import { type Random, seedOf } from '../../shared/random.ts'
+import type { Choice, UsageCounts } from './answers.ts'
+import type { Engine } from './engine.ts'
+import type { Faults } from './faults.ts'
+import { createSpeech } from './generate.ts'
+import type { EngineMetrics } from './metrics.ts'
+import type { GenerationRequest } from './request.ts'
+import type { Emission, PromptCaching, SequenceRequest, Utterance } from './sequence.ts'
+import type { Tokenizer } from './tokenizer.ts'
+
+export type GenerationDeps = {
+  readonly engine: Engine
+  readonly metrics: EngineMetrics
+  readonly tokenizer: Tokenizer
+  /** Seeds the answers of requests that did not ask for a repeatable one. */
+  readonly random: Random
+  readonly nowMs: () => number
+  readonly wake: () => void
+  readonly faults: () => Faults
+  readonly promptTokensDetails: boolean
+  readonly systemFingerprint: string
+  /** Whom to tell of a sequence's tokens, by the sequence's id. */
+  readonly listeners: Map<string, (emission: Emission) => void>
+}
+
+/** What may become of a generation. After `done` or `failed` nothing more is told. */
+export type GenerationListener = {
+  /** `last` when no choice has more to say. */
+  readonly token: (choice: Choice, text: string, last: boolean) => void
+  readonly done: (usage: UsageCounts) => void
+  /** `error`: the engine failed. `died`: the pod did, and nobody is left to say so. */
+  readonly failed: (how: 'error' | 'died') => void
+}
+
+export type Generation = {
+  readonly choices: readonly Choice[]
+  readonly start: () => void
+  /** Drops what is not finished. */
+  readonly stop: () => void
+}
+
+/** A generation that has not started. */
+export function createGeneration(deps: GenerationDeps, request: GenerationRequest, to: GenerationListener): Generation {
+  const sequences = sequencesOf(deps, request)
+  const choices: Choice[] = sequences.map((_, index) => ({
+    index,
+    text: '',
+    tokenIds: [],
+    finish: undefined,
+    toolCallId: `chatcmpl-tool-${randomBytes(8).toString('hex')}`,
+  }))
+  let open = choices.length
+  let tokens = 0
+  let caching: PromptCaching | undefined
+
+  const leave = (reason: 'abort' | 'error') => {
+    for (const { id } of sequences) {
+      deps.listeners.delete(id)
+      const finished = deps.engine.abort(id, deps.nowMs(), reason)
+      if (finished) deps.metrics.recordFinished(finished)
+    }
+    open = 0
+  }
+
+  const fail = (how: 'error' | 'died') => {
+    leave(how === 'died' ? 'abort' : 'error')
+    to.failed(how)
+  }
+
+  /** Whether a fault ended the generation. */
+  const meetsFault = (): boolean => {
+    const { dieAfterTokens, errorAfterTokens } = deps.faults()
+    if (dieAfterTokens !== undefined && tokens >= dieAfterTokens) fail('died')
+    else if (errorAfterTokens !== undefined && tokens >= errorAfterTokens) fail('error')
+    else return false
+    return true
+  }
+
+  const hear = (choice: Choice, { id, utterance, caching: found }: Emission) => {
+    if (meetsFault()) return
+    if (utterance.finish?.reason === 'error') return fail('error')
+    tokens++
+    choice.tokenIds.push(utterance.tokenId)
+    choice.finish = utterance.finish
+    // A stream tells what its first token brought, any other answer what the choice that ended last did.
+    if (caching === undefined || !request.stream) caching = found
+    if (utterance.finish) {
+      deps.listeners.delete(id)
+      open--
+    }
+    if (!request.promptOnly) choice.text += utterance.text
+    to.token(choice, request.promptOnly ? '' : utterance.text, open === 0)
+    if (open > 0) {
+      meetsFault()
+      return
+    }
+    deps.metrics.recordRequest(request.n, Math.max(...choices.map(({ tokenIds }) => tokenIds.length)))
+    to.done(usageOf(deps, request, choices, caching))
+  }
+
+  return {
+    choices,
+    start: () => {
+      for (const [index, sequence] of sequences.entries()) {
+        const choice = choices[index] as Choice
+        deps.listeners.set(sequence.id, (emission) => {
+          try {
+            hear(choice, emission)
+          } catch (error) {
+            // Everyone else's tokens of this step are still to be told.
+            reportFault(error)
+            fail('error')
+          }
+        })
+        try {
+          deps.engine.add(sequence, deps.nowMs())
+        } catch (error) {
+          leave('error')
+          throw error
+        }
+      }
+      deps.wake()
+    },
+    stop: () => {
+      if (open > 0) leave('abort')
+    },
+  }
+}
+
+/** One sequence for each choice, prompt by prompt. */
+function sequencesOf(deps: GenerationDeps, request: GenerationRequest): readonly SequenceRequest[] {
+  const { tokenizer } = deps
+  const key = randomBytes(8).toString('hex')
+  const scriptIds = request.script === undefined ? undefined : tokenizer.encode(request.script, false)
+  return request.prompts.flatMap(({ tokenIds, maxTokens }, promptIndex) => {
+    const promptSeed = seedOf(tokenIds)
+    return Array.from({ length: request.n }, (_, choice) => {
+      const speech = createSpeech({
+        tokenizer,
+        seed: speechSeed(deps, request, promptSeed, choice),
+        minTokens: request.minTokens,
+        ignoreEos: request.ignoreEos,
+        stop: request.stop,
+        stopTokenIds: request.stopTokenIds,
+        includeStopInOutput: request.includeStopInOutput,
+        scriptIds,
+      })
+      return {
+        id: `${key}-${promptIndex}-${choice}`,
+        promptTokenIds: tokenIds,
+        maxTokens,
+        cacheSalt: request.cacheSalt,
+        ignoreCache: request.ignoreCache,
+        reportHits: request.reportHits,
+        speak: (isLast: boolean) => speakOrFail(speech, isLast, tokenizer.endOfTextId),
+      }
+    })
+  })
+}
+
+/** A fault of one sequence ends that sequence: thrown into the engine's step, it would end the step of all. */
+function speakOrFail(speech: (isLast: boolean) => Utterance, isLast: boolean, tokenId: number): Utterance {
+  try {
+    return speech(isLast)
+  } catch (error) {
+    reportFault(error)
+    return { tokenId, text: '', finish: { reason: 'error', stopReason: null } }
+  }
+}
+
+/** Greedy sampling depends on the prompt alone, a given seed makes sampling repeatable, anything else is chance. */
+function speechSeed(deps: GenerationDeps, request: GenerationRequest, prompt: number, choice: number): number {
+  if (request.temperature === 0) return prompt
+  const seed = request.seed === undefined ? Math.floor(deps.random() * 2 ** 32) : seedOf([request.seed, choice])
+  return seedOf([prompt, seed])
+}
+
+function usageOf(
+  { promptTokensDetails }: GenerationDeps,
+  request: GenerationRequest,
+  choices: readonly Choice[],
+  caching: PromptCaching | undefined,
+): UsageCounts {
+  return {
+    promptTokens: request.prompts.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
+    completionTokens: choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
+    caching: caching ?? { cachedTokens: 0, createdTokens: 0 },
+    withDetails: promptTokensDetails,
+  }
+}
+
+/** Says what went wrong in the simulator itself; the pod, and whoever shares its process, goes on. */
+export function reportFault(error: unknown): void {
+  process.emitWarning(error instanceof Error ? error : 'The simulated pod failed without an error.')
+}

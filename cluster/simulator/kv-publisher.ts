@@ -1,0 +1,173 @@
+// Publishes KV events over ZeroMQ as vLLM does: a PUB socket of three frames a batch, numbered from 0, and a ROUTER socket
+// that sends the newest batches again to whoever missed them.
+import type { Publisher, Router } from 'zeromq'
+import { UserError } from '../user-error.ts'
+import type { BlockEvent } from './block-pool.ts'
+import { encodeBatch } from './kv-events.ts'
+
+export type KvPublisherOptions = {
+  /** An IP address. */
+  readonly host: string
+  /** 0 takes any free port. */
+  readonly port: number
+  readonly replayPort: number
+  readonly topic: string
+  readonly blockSizeTokens: number
+  /** Seconds since 1970. */
+  readonly nowSeconds: () => number
+  /** Told of what went wrong in a socket. */
+  readonly onFault: (error: unknown) => void
+}
+
+/** What `GET /kv_event_sources` says of one rank. */
+export type KvEventSource = {
+  readonly enable_kv_cache_events: true
+  readonly publisher: 'zmq'
+  readonly endpoint: string
+  readonly replay_endpoint: string
+  readonly buffer_steps: number
+  readonly hwm: number
+  readonly max_queue_size: number
+  readonly topic: string
+}
+
+export type KvPublisher = {
+  readonly port: number
+  readonly replayPort: number
+  readonly source: KvEventSource
+  /** A batch that is `lost` is kept to be sent again, but not sent. */
+  readonly publish: (events: readonly BlockEvent[], lost: boolean) => void
+  readonly close: () => Promise<void>
+}
+
+/** vLLM's defaults. */
+const BUFFER_STEPS = 10_000
+const HIGH_WATER_MARK = 100_000
+const QUEUE_SIZE_MAX = 100_000
+/** vLLM keeps batches of any size; many simulated pods may share a process. */
+const BUFFER_BYTES_MAX = 64 * 1024 * 1024
+/** Far more than a replay request has. */
+const REQUEST_BYTES_MAX = 1_024
+/** -1 as a signed number of 64 bits: the end of a replay. */
+const END_SEQUENCE = Buffer.alloc(8, 0xff)
+const EMPTY = Buffer.alloc(0)
+
+/** Binds both sockets. Rejects with a UserError when a port is taken. */
+export async function startKvPublisher(options: KvPublisherOptions): Promise<KvPublisher> {
+  const zmq = await import('zeromq')
+  const publisher = new zmq.Publisher({ linger: 0, sendHighWaterMark: HIGH_WATER_MARK })
+  // A ROUTER drops what is above its mark: a whole replay must fit below it.
+  const router = new zmq.Router({ linger: 0, sendHighWaterMark: BUFFER_STEPS + 1, maxMessageSize: REQUEST_BYTES_MAX })
+  const close = () => {
+    publisher.close()
+    router.close()
+  }
+  let ports: { readonly port: number; readonly replayPort: number }
+  try {
+    ports = {
+      port: await bind(publisher, options.host, options.port, '--kv-events-port'),
+      replayPort: await bind(router, options.host, options.replayPort, '--kv-replay-port'),
+    }
+  } catch (error) {
+    close()
+    throw error
+  }
+  const topic = Buffer.from(options.topic)
+  const buffer = createReplayBuffer()
+  const replaying = serveReplays(router, topic, buffer, options.onFault)
+
+  return {
+    ...ports,
+    // vLLM tells what it was configured with, and it binds only where the address is a wildcard.
+    source: {
+      enable_kv_cache_events: true,
+      publisher: 'zmq',
+      endpoint: `tcp://*:${ports.port}`,
+      replay_endpoint: `tcp://*:${ports.replayPort}`,
+      buffer_steps: BUFFER_STEPS,
+      hwm: HIGH_WATER_MARK,
+      max_queue_size: QUEUE_SIZE_MAX,
+      topic: options.topic,
+    },
+    publish: (events, lost) => {
+      const payload = encodeBatch(options.nowSeconds(), events, options.blockSizeTokens)
+      const sequence = buffer.add(payload)
+      if (!lost) publisher.send([topic, sequenceBytes(sequence), payload]).catch(options.onFault)
+    },
+    close: async () => {
+      close()
+      await replaying
+    },
+  }
+}
+
+type Batch = { readonly sequence: number; readonly payload: Buffer }
+
+type ReplayBuffer = {
+  /** Keeps a batch, and gives its number. */
+  readonly add: (payload: Buffer) => number
+  /** Those from this number on that are still kept. */
+  readonly from: (sequence: bigint) => readonly Batch[]
+}
+
+function createReplayBuffer(): ReplayBuffer {
+  // By number; batches are numbered without gaps, so that the oldest one is known.
+  const payloads = new Map<number, Buffer>()
+  let oldest = 0
+  let next = 0
+  let bytes = 0
+  return {
+    add: (payload) => {
+      payloads.set(next, payload)
+      bytes += payload.length
+      while (payloads.size > BUFFER_STEPS || (bytes > BUFFER_BYTES_MAX && payloads.size > 1)) {
+        bytes -= payloads.get(oldest)?.length ?? 0
+        payloads.delete(oldest++)
+      }
+      return next++
+    },
+    from: (first) =>
+      [...payloads].filter(([sequence]) => sequence >= first).map(([sequence, payload]) => ({ sequence, payload })),
+  }
+}
+
+/** Answers requests of exactly [empty, number]; vLLM says nothing to any other. Ends when the socket is closed. */
+async function serveReplays(
+  router: Router,
+  topic: Buffer,
+  buffer: ReplayBuffer,
+  onFault: (error: unknown) => void,
+): Promise<void> {
+  for await (const frames of router) {
+    const [client, , first] = frames
+    if (frames.length !== 3 || !client || !first) continue
+    try {
+      for (const { sequence, payload } of buffer.from(BigInt(`0x0${first.toString('hex')}`))) {
+        await router.send([client, EMPTY, topic, sequenceBytes(sequence), payload])
+      }
+      await router.send([client, EMPTY, EMPTY, END_SEQUENCE, EMPTY])
+    } catch (error) {
+      if (!router.closed) onFault(error)
+    }
+  }
+}
+
+function sequenceBytes(sequence: number): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64BE(BigInt(sequence))
+  return bytes
+}
+
+async function bind(socket: Publisher | Router, host: string, port: number, flag: string): Promise<number> {
+  const inBrackets = host.includes(':')
+  if (inBrackets) socket.ipv6 = true
+  const address = `tcp://${inBrackets ? `[${host}]` : host}`
+  try {
+    await socket.bind(`${address}:${port === 0 ? '*' : port}`)
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    const because = code === 'EADDRINUSE' ? 'the port is taken' : message
+    throw new UserError(`${host}:${port}: ${because}; choose another one for KV events with ${flag}`)
+  }
+  return Number(socket.lastEndpoint?.split(':').at(-1))
+}

@@ -1,0 +1,121 @@
+// One /v1/responses request over HTTP: answered at once, as a stream of typed events, or in the background; and what was
+// kept of earlier ones.
+import { randomBytes } from 'node:crypto'
+import type { ServerResponse } from 'node:http'
+import type { UsageCounts } from './answers.ts'
+import { type ApiError, invalidRequest, responseNotFound } from './errors.ts'
+import { beginEventStream, sendFailure, sendJson } from './exchange.ts'
+import { createGeneration, type Generation, type GenerationDeps } from './generation.ts'
+import { createLogprobs } from './logprobs.ts'
+import { createOutputItem, type ResponseStatus, rawMessage, responseBody, responseEvent } from './response-answer.ts'
+import type { ResponseRequest } from './response-request.ts'
+import type { ResponseStore } from './response-store.ts'
+import type { Body } from './schema.ts'
+
+export type ResponseDeps = {
+  readonly generation: GenerationDeps
+  /** Undefined where nothing is kept. */
+  readonly store: ResponseStore | undefined
+  /** What runs in the background, by the response's id. */
+  readonly background: Map<string, Generation>
+}
+
+/** Says the answer to `res`. */
+export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res: ServerResponse): void {
+  const { generation: work, background, messages } = request
+  const store = request.store ? deps.store : undefined
+  const head = {
+    id: work.requestId ?? `resp_${randomBytes(8).toString('hex')}`,
+    createdSeconds: Math.floor(Date.now() / 1000),
+  }
+  const { tokenizer, metrics } = deps.generation
+  const logprobs = work.logprobs === undefined ? undefined : createLogprobs(tokenizer, work.logprobs)
+  const item = createOutputItem(request, logprobs)
+  const bodyAt = (status: ResponseStatus) => responseBody(head, request, status, [], undefined)
+  let opened = false
+  let events = 0
+  const write = (...told: readonly Body[]) => {
+    // What is made in the background goes on without its first reader.
+    if (!res.destroyed) res.write(told.map((event) => responseEvent(event, events++)).join(''))
+  }
+
+  const finalBody = (usage: UsageCounts): Body => {
+    const [choice] = generation.choices
+    if (!choice) throw new Error('a response has one choice')
+    const status = choice.finish?.reason === 'length' ? 'incomplete' : 'completed'
+    const output = work.stream && !opened ? [] : item.items(choice)
+    return responseBody(head, request, status, output, usage, [
+      rawMessage(tokenizer, work.prompts[0]?.tokenIds ?? []),
+      rawMessage(tokenizer, choice.tokenIds, choice.text),
+    ])
+  }
+
+  const keep = (body: Body) => {
+    if (store?.bodyOf(head.id)?.status !== 'cancelled') store?.put(head.id, body, messages)
+  }
+
+  const generation = createGeneration(deps.generation, work, {
+    token: (choice, text) => {
+      if (!work.stream || text === '') return
+      if (!opened) write(...item.opening())
+      opened = true
+      write(item.delta(choice, text))
+    },
+    done: (usage) => {
+      deps.background.delete(head.id)
+      const body = finalBody(usage)
+      keep(body)
+      if (work.tool) metrics.recordToolParser(work.stream ? 'streaming' : 'non_streaming', 'tool_call', 'responses')
+      if (work.stream) {
+        const [choice] = generation.choices
+        if (opened && choice) write(...item.closing(choice))
+        write({ response: body, sequence_number: -1, type: 'response.completed' })
+        res.end()
+      } else if (!background) sendJson(res, 200, body)
+    },
+    failed: (how) => {
+      deps.background.delete(head.id)
+      if (background) keep(bodyAt('failed'))
+      if (background && !work.stream) return
+      // vLLM has no event for a failure in the middle of a stream: its error fits none, and the connection just ends.
+      if (how === 'died' || res.headersSent) res.socket?.destroySoon()
+      else sendFailure(res)
+    },
+  })
+
+  if (background) {
+    keep(bodyAt('queued'))
+    deps.background.set(head.id, generation)
+  } else {
+    // A client that goes away before its last byte wants no more tokens.
+    res.on('close', generation.stop)
+  }
+  if (work.stream) {
+    beginEventStream(res)
+    const response = bodyAt('in_progress')
+    write(
+      { response, sequence_number: -1, type: 'response.created' },
+      { response, sequence_number: -1, type: 'response.in_progress' },
+    )
+  } else if (background) sendJson(res, 200, bodyAt('queued'))
+  generation.start()
+}
+
+/** A response that was kept. */
+export function keptResponse({ store }: ResponseDeps, id: string): Body | ApiError {
+  return store?.bodyOf(id) ?? responseNotFound(id)
+}
+
+/** Ends a response that is made in the background. */
+export function cancelResponse({ store, background }: ResponseDeps, id: string): Body | ApiError {
+  const body = store?.bodyOf(id)
+  if (!store || !body) return responseNotFound(id)
+  if (body.status !== 'queued' && body.status !== 'in_progress') {
+    return invalidRequest(400, 'Cannot cancel a synchronous response.', 'response_id')
+  }
+  const cancelled = { ...body, status: 'cancelled' }
+  store.put(id, cancelled, store.turnsOf(id)?.messages ?? [])
+  background.get(id)?.stop()
+  background.delete(id)
+  return cancelled
+}
