@@ -2,9 +2,9 @@
 // every error names the place and what was expected there.
 import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
-import { isNode, LineCounter, parseDocument } from 'yaml'
+import { isNode, isScalar, LineCounter, parseDocument } from 'yaml'
 import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
-import { type Endpoint, endpointIdOf } from './endpoints/endpoint.ts'
+import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
 import {
   FILTERS,
   type FilterName,
@@ -73,9 +73,13 @@ const ConfigFile = v.strictObject({
         name: v.picklist(namesOf(SCORERS)),
         enabled: v.optional(v.boolean()),
         weight: v.pipe(v.number(), v.minValue(0)),
+        // A KV-Cache Manager that the cache scorer asks before the index in this process.
+        endpoint: v.optional(origin),
       }),
     ),
   ),
+  kvManager: v.optional(origin),
+  loadMonitor: v.optional(origin),
   picker: v.optional(v.picklist(namesOf(PICKERS))),
   seed: v.optional(v.pipe(v.number(), v.integer())),
   limits: v.optional(
@@ -96,6 +100,7 @@ const ConfigFile = v.strictObject({
       totalMs: v.optional(milliseconds, 3_600_000),
       drainNoticeMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(TIMEOUT_MS_MAX))),
       drainMs: v.optional(milliseconds, 30_000),
+      tokenizeMs: v.optional(milliseconds, 1_000),
     }),
     {},
   ),
@@ -110,7 +115,11 @@ export type RouterConfig = {
   readonly edgeKeys: KeyRing | undefined
   readonly allowUnsigned: boolean
   readonly endpoints: readonly Endpoint[]
-  readonly profile: ProfileConfig
+  readonly profiles: ProfileConfigs
+  /** A KV-Cache Manager that is asked what pods hold; the index in this process stands in while it does not answer. */
+  readonly kvManager: string | undefined
+  /** A load monitor that is asked for the pods' load; the router scrapes them itself while it does not answer. */
+  readonly loadMonitor: string | undefined
   readonly seed: number | undefined
   readonly limits: {
     readonly inFlight: number
@@ -130,6 +139,8 @@ export type RouterConfig = {
     readonly drainNoticeMs: number
     /** For requests in flight after that. */
     readonly drainMs: number
+    /** For a prompt's token ids; a request whose ids come later is placed without them. */
+    readonly tokenizeMs: number
   }
 }
 
@@ -143,21 +154,32 @@ export type RouterOverrides = {
   readonly edgeKeys?: string | undefined
   readonly allowUnsigned?: boolean | undefined
   readonly endpoints?: readonly string[] | undefined
+  readonly kvManager?: string | undefined
+  readonly loadMonitor?: string | undefined
   readonly seed?: number | undefined
   /** The pod's own address: listened on where no host is given. */
   readonly podIp?: string | undefined
 }
 
+export type ProfileConfigs = {
+  readonly decode: ProfileConfig
+  /** Set when the configuration has filters for prefill endpoints. */
+  readonly prefill: ProfileConfig | undefined
+}
+
+/** Cache 50 %, load 30 %, latency 20 %. */
 const DEFAULT_PROFILE: ProfileConfig = {
   filters: [{ name: 'decode' }],
   scorers: [
-    { name: 'load-scorer', weight: 0.4 },
-    { name: 'queue-depth', weight: 0.3 },
-    { name: 'active-requests', weight: 0.1 },
-    { name: 'kv-usage', weight: 0.2 },
+    { name: 'cache-scorer', weight: 0.5 },
+    { name: 'load-scorer', weight: 0.3 },
+    { name: 'latency-scorer', weight: 0.2 },
   ],
   picker: 'max-score',
 }
+
+/** The label by which llm-d tells prefill pods from decode pods. */
+const ROLE_LABEL = 'llm-d.ai/role'
 
 /** Reads the file, if one is named, and settles what flags and environment leave open. Throws UserError. */
 export function loadRouterConfig(file: string | undefined, over: RouterOverrides): RouterConfig {
@@ -174,18 +196,40 @@ function readConfigFile(file: string): ConfigFile {
   return parseConfigText(text, file)
 }
 
-/** Parses the text of a configuration file; `file` only names it in errors. Throws UserError. */
+/**
+ * Parses the text of a configuration file, or of a ConfigMap that holds one under `data: config.yaml`; `file` only names
+ * it in errors. Throws UserError.
+ */
 export function parseConfigText(text: string, file: string): ConfigFile {
+  return parseSettings(text, file, 0)
+}
+
+/** @param linesBefore of the file, above this text. */
+function parseSettings(text: string, file: string, linesBefore: number): ConfigFile {
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines })
+  const at = (line: number | undefined): string => `${file}:${(line ?? 1) + linesBefore}`
+  const lineOf = (node: unknown): number | undefined => {
+    const offset = isNode(node) ? node.range?.[0] : undefined
+    return offset === undefined ? undefined : lines.linePos(offset).line
+  }
   const [syntaxError] = document.errors
   if (syntaxError) {
     const what = firstLine(syntaxError.message).replace(/ at line \d+, column \d+:$/, '')
-    throw new UserError(`${file}:${syntaxError.linePos?.[0].line ?? 1}: ${what}`)
+    throw new UserError(`${at(syntaxError.linePos?.[0].line)}: ${what}`)
   }
   const content: unknown = document.toJS() ?? {}
   if (Array.isArray(content) || typeof content !== 'object') {
-    throw new UserError(`${file}:1: the file: expected settings by name, like \`port: 8000\``)
+    throw new UserError(`${at(1)}: the file: expected settings by name, like \`port: 8000\``)
+  }
+  if (linesBefore === 0 && (content as { kind?: unknown }).kind === 'ConfigMap') {
+    const inner = document.getIn(['data', CONFIG_MAP_KEY], true)
+    const innerText: unknown = isScalar(inner) ? inner.value : undefined
+    if (typeof innerText !== 'string') {
+      throw new UserError(`${at(1)}: this ConfigMap has no \`${CONFIG_MAP_KEY}\` under data`)
+    }
+    // The text of a block scalar begins on the line after its `|`.
+    return parseSettings(innerText, file, lineOf(inner) ?? 0)
   }
   const parsed = v.safeParse(ConfigFile, content)
   if (parsed.success) return parsed.output
@@ -193,10 +237,11 @@ export function parseConfigText(text: string, file: string): ConfigFile {
   const path = (issue.path ?? []).map((step) => step.key as string | number)
   // An unknown key has no value to point at: the object that holds it has.
   const node = document.getIn(path, true) ?? document.getIn(path.slice(0, -1), true)
-  const offset = isNode(node) ? node.range?.[0] : undefined
-  const line = offset === undefined ? 1 : lines.linePos(offset).line
-  throw new UserError(`${file}:${line}: ${pathInWords(path)}: ${expectation(issue)}`)
+  throw new UserError(`${at(lineOf(node))}: ${pathInWords(path)}: ${expectation(issue)}`)
 }
+
+/** As the guide's ConfigMap names it. */
+const CONFIG_MAP_KEY = 'config.yaml'
 
 function expectation(issue: v.BaseIssue<unknown>): string {
   if (issue.type === 'check') return issue.message
@@ -234,7 +279,9 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     edgeKeys,
     allowUnsigned,
     endpoints: rows.map(toEndpoint),
-    profile: profileOf(file),
+    profiles: profilesOf(file),
+    kvManager: serviceOf('--kv-manager', over.kvManager) ?? file.kvManager ?? endpointOfScorer(file),
+    loadMonitor: serviceOf('--load-monitor', over.loadMonitor) ?? file.loadMonitor,
     seed: over.seed ?? file.seed,
     limits: file.limits,
     timeouts: { ...file.timeouts, drainNoticeMs: file.timeouts.drainNoticeMs ?? (isLoopback(host) ? 0 : 5_000) },
@@ -251,15 +298,40 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
   return Object.freeze(config)
 }
 
-function profileOf(file: ConfigFile): ProfileConfig {
+/**
+ * Filters for prefill endpoints are the prefill profile; decode has the same scorers behind a `decode` filter instead.
+ */
+function profilesOf(file: ConfigFile): ProfileConfigs {
   const enabled = (row: { readonly enabled?: boolean | undefined }): boolean => row.enabled !== false
   const filters = file.filters?.filter(enabled).map(({ name, labels }) => ({ name: name as FilterName, labels }))
   const scorers = file.scorers?.filter(enabled).map(({ name, weight }) => ({ name: name as ScorerName, weight }))
-  return {
-    filters: filters ?? DEFAULT_PROFILE.filters,
+  const shared = {
     scorers: scorers ?? DEFAULT_PROFILE.scorers,
     picker: (file.picker as PickerName | undefined) ?? DEFAULT_PROFILE.picker,
   }
+  if (!filters) return { decode: { ...shared, filters: DEFAULT_PROFILE.filters }, prefill: undefined }
+  if (!filters.some(isForPrefill)) return { decode: { ...shared, filters }, prefill: undefined }
+  const others = filters.filter((row) => !isForPrefill(row) && row.name !== 'decode')
+  return {
+    decode: { ...shared, filters: [{ name: 'decode' }, ...others] },
+    prefill: { ...shared, filters: filters.filter((row) => row.name !== 'decode') },
+  }
+}
+
+function isForPrefill({ name, labels }: ProfileConfig['filters'][number]): boolean {
+  return name === 'prefill' || (name === 'by-label' && labels?.[ROLE_LABEL] === 'prefill')
+}
+
+function endpointOfScorer(file: ConfigFile): string | undefined {
+  return file.scorers?.find(({ name, enabled }) => name === 'cache-scorer' && enabled !== false)?.endpoint
+}
+
+/** The URL that a flag or variable gave for a service; an empty variable is an unset one. */
+function serviceOf(flag: string, text: string | undefined): string | undefined {
+  if (text === undefined || text === '') return undefined
+  const url = originOf(text)
+  if (!url) throw new UserError(`${flag} ${text}: expected an URL like http://10.0.0.7:8080, without a path`)
+  return url.origin
 }
 
 type EndpointRow = NonNullable<ConfigFile['endpoints']>[number]
@@ -270,13 +342,17 @@ function toEndpoint({ url, role, labels, apiKey, ca, events, replay }: EndpointR
   return Object.freeze({
     id: endpointIdOf(parsed),
     origin: parsed.origin,
-    role: role ?? 'both',
+    role: role ?? roleOfLabel(labels?.[ROLE_LABEL]) ?? 'both',
     labels: labels ?? {},
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(ca === undefined ? {} : { ca: readCa(ca) }),
     ...(events === undefined ? {} : { events }),
     ...(replay === undefined ? {} : { replay }),
   })
+}
+
+function roleOfLabel(label: string | undefined): Role | undefined {
+  return label === 'prefill' || label === 'decode' || label === 'both' ? label : undefined
 }
 
 /** A PEM itself, or a file that holds one. */

@@ -77,9 +77,10 @@ export function number(values: FlagValues, name: string, min: number, max: numbe
 }
 
 /** One of the choices, or undefined when the flag is not given. */
-export function choice(values: FlagValues, name: string, choices: readonly string[]): string | undefined {
+export function choice<T extends string>(values: FlagValues, name: string, choices: readonly T[]): T | undefined {
   const value = text(values, name)
-  if (value === undefined || choices.includes(value)) return value
+  const chosen = choices.find((choice) => choice === value)
+  if (value === undefined || chosen !== undefined) return chosen
   throw new UserError(`--${name} ${value}: expected one of ${choices.join(', ')}`)
 }
 

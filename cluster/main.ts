@@ -13,6 +13,7 @@ import {
   text,
   texts,
 } from './flags.ts'
+import { GPU_NAMES } from './simulator/timing.ts'
 import { UserError } from './user-error.ts'
 
 type Command = {
@@ -57,6 +58,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       'admin-port': { type: 'string', value: 'N', help: "port of the router's admin door (default 8081)" },
       'pod-port': { type: 'string', value: 'N', help: 'port of the first simulated pod (default 8101; 0: any)' },
       model: { type: 'string', value: 'NAME', help: 'model that the simulated pods serve (default sim-8b)' },
+      gpu: { type: 'string', value: 'NAME', help: `what they are like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
       speed: {
         type: 'string',
         value: 'X',
@@ -75,12 +77,40 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       ...listenFlags,
       'admin-host': { type: 'string', value: 'ADDRESS', help: 'admin door: metrics, decisions (default 127.0.0.1)' },
       'admin-port': { type: 'string', value: 'N', help: 'its port (default 8081)' },
+      'kv-manager': {
+        type: 'string',
+        value: 'URL',
+        help: 'a KV-Cache Manager to ask what pods hold (default: KV_CACHE_MANAGER_URL, else the index in this process)',
+      },
+      'load-monitor': {
+        type: 'string',
+        value: 'URL',
+        help: 'a load monitor to ask for the pods’ load (default: scrape them)',
+      },
       'allow-unsigned': { type: 'boolean', help: 'take requests that the edge did not sign' },
       'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
       seed: { type: 'string', value: 'N', help: 'seed of the randomness that breaks ties' },
     },
     more: 'Environment: EDGE_SIGNING_KEYS  id:secret[,id:secret…], the keys that the edge signs with\n             POD_IP             listened on when no host is given',
     run: runRouter,
+  },
+  'load-monitor': {
+    summary: 'scrapes the pods and tells their load, to Prometheus and to routers',
+    usage: 'load-monitor --endpoint URL … | --config FILE',
+    flags: {
+      config: { type: 'string', value: 'FILE', help: "the router's configuration (YAML): its endpoints are watched" },
+      endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
+      host: listenFlags.host,
+      port: { type: 'string', value: 'N', help: 'listen on this port (default 9090)' },
+      'dcgm-port': {
+        type: 'string',
+        value: 'N',
+        help: 'port of the DCGM exporter on every pod’s host; without one, KV-cache usage stands for GPU utilisation',
+      },
+      'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
+    },
+    more: 'GET /load, /load/<pod> (host:port), /metrics, /healthz, /readyz.\nEnvironment: POD_IP  listened on when no host is given',
+    run: runLoadMonitor,
   },
   simulator: {
     summary: 'a vLLM look-alike for machines without GPUs',
@@ -100,9 +130,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       'block-size': { type: 'string', value: 'N', help: 'tokens of a KV block (default 16)' },
       'api-key': { type: 'string', value: 'KEY', help: 'required from callers of /v1, as with vllm serve' },
       tokenizer: { type: 'string', value: 'DIR', help: 'directory with tokenizer.json and tokenizer_config.json' },
+      gpu: { type: 'string', value: 'NAME', help: `what it is like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
       speed: { type: 'string', value: 'X', help: 'X times as fast as the modelled GPU (default 1; 0: no waiting)' },
       seed: { type: 'string', value: 'N', help: 'seed of what it says (default 0)' },
+      'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
+      'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
+      'responses-store': { type: 'boolean', help: 'keeps the answers of /v1/responses' },
     },
+    more: 'Environment: PYTHONHASHSEED                  goes into the hashes of KV blocks, as in vLLM\n             VLLM_ENABLE_RESPONSES_API_STORE  1: as --responses-store',
     run: runSimulator,
   },
   why: {
@@ -151,6 +186,7 @@ async function runUp(values: FlagValues): Promise<void> {
       engines,
       configFile: text(values, 'config'),
       model: text(values, 'model') ?? 'sim-8b',
+      gpu: choice(values, 'gpu', GPU_NAMES) ?? 'h100-8b',
       speed: number(values, 'speed', 0, 1_000, false) ?? 1,
       env: process.env,
       print: (line) => process.stdout.write(`${line}\n`),
@@ -171,7 +207,8 @@ async function runUp(values: FlagValues): Promise<void> {
 
 async function runRouter(values: FlagValues): Promise<void> {
   const vllmPort = port(values, 'vllm-port')
-  const config = loadRouterConfig(text(values, 'config'), {
+  const file = text(values, 'config')
+  const over = {
     host: text(values, 'host'),
     port: port(values, 'port'),
     adminHost: text(values, 'admin-host'),
@@ -180,15 +217,47 @@ async function runRouter(values: FlagValues): Promise<void> {
     edgeKeys: process.env.EDGE_SIGNING_KEYS,
     allowUnsigned: isOn(values, 'allow-unsigned'),
     endpoints: [...texts(values, 'endpoint'), ...(vllmPort === undefined ? [] : [`http://127.0.0.1:${vllmPort}`])],
+    kvManager: text(values, 'kv-manager') ?? process.env.KV_CACHE_MANAGER_URL,
+    loadMonitor: text(values, 'load-monitor'),
     seed: number(values, 'seed', 0, 2 ** 32 - 1),
     podIp: podIp(),
-  })
-  const { createLog, startRouter } = await import('./router.ts')
+  }
+  const config = loadRouterConfig(file, over)
+  const { createLog } = await import('./log.ts')
+  const { startRouter } = await import('./router.ts')
   const log = createLog(config.logLevel)
-  const router = await startRouter(config, log)
+  const reload = file === undefined ? undefined : { file, read: () => loadRouterConfig(file, over) }
+  const router = await startRouter(config, log, undefined, reload)
   const signal = await stopSignal()
   log.info({ signal, drainMs: config.timeouts.drainMs }, 'draining')
   await router.close()
+  log.info('ended')
+}
+
+async function runLoadMonitor(values: FlagValues): Promise<void> {
+  const config = loadRouterConfig(text(values, 'config'), {
+    host: text(values, 'host'),
+    logLevel: choice(values, 'log-level', LOG_LEVELS),
+    endpoints: texts(values, 'endpoint'),
+    podIp: podIp(),
+    // It takes no requests for engines: nobody has to sign anything.
+    allowUnsigned: true,
+  })
+  const { createLog } = await import('./log.ts')
+  const { startLoadMonitor } = await import('./load-monitor/server.ts')
+  const log = createLog(config.logLevel)
+  const monitor = await startLoadMonitor(
+    {
+      host: config.host,
+      port: port(values, 'port') ?? 9090,
+      endpoints: config.endpoints,
+      dcgmPort: number(values, 'dcgm-port', 1, 65_535),
+    },
+    log,
+  )
+  const signal = await stopSignal()
+  log.info({ signal }, 'stopping')
+  await monitor.close()
   log.info('ended')
 }
 
@@ -205,6 +274,11 @@ async function runSimulator(values: FlagValues): Promise<void> {
     tokenizerDir: text(values, 'tokenizer'),
     speed: number(values, 'speed', 0, 1_000, false),
     seed: number(values, 'seed', 0, 2 ** 32 - 1),
+    gpu: choice(values, 'gpu', GPU_NAMES),
+    kvEventsPort: text(values, 'kv-events-port') === 'off' ? 'off' : port(values, 'kv-events-port'),
+    kvReplayPort: port(values, 'kv-replay-port'),
+    responsesStore: isOn(values, 'responses-store') || Number(process.env.VLLM_ENABLE_RESPONSES_API_STORE ?? 0) !== 0,
+    hashSeed: process.env.PYTHONHASHSEED,
     models: models.length > 0 ? models : undefined,
   }
   const options = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
@@ -213,7 +287,9 @@ async function runSimulator(values: FlagValues): Promise<void> {
     host: text(values, 'host') ?? podIp() ?? '127.0.0.1',
     port: port(values, 'port') ?? 8000,
   })
-  process.stdout.write(`simulated vLLM listens on ${simulator.url}\n`)
+  const { kvEvents } = simulator
+  const events = kvEvents ? ` with KV events on port ${kvEvents.port} and their replay on ${kvEvents.replayPort}` : ''
+  process.stdout.write(`simulated vLLM listens on ${simulator.url}${events}\n`)
   await stopSignal()
   await simulator.close()
 }

@@ -1,15 +1,28 @@
 // The router, wired: endpoints and their monitor, the decision, the two doors. Starts, drains.
-import { randomInt } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import pino, { type Logger } from 'pino'
+import { isDeepStrictEqual } from 'node:util'
+import type { Logger } from 'pino'
 import { systemClock } from '../shared/clock.ts'
 import { createRandom } from '../shared/random.ts'
+import type { KeyRing } from '../shared/signature.ts'
 import type { RouterConfig } from './config.ts'
-import { createConnections } from './endpoints/connections.ts'
-import { type MonitorEvent, startMonitor } from './endpoints/monitor.ts'
-import { createEndpointSet } from './endpoints/set.ts'
+import { watchConfig } from './config-watch.ts'
+import { askEngine } from './endpoints/ask.ts'
+import { type Connections, createConnections } from './endpoints/connections.ts'
+import type { EndpointId } from './endpoints/endpoint.ts'
+import { followLoadMonitor } from './endpoints/follow-load-monitor.ts'
+import { startMonitor } from './endpoints/monitor.ts'
+import { createEndpointSet, type EndpointSet } from './endpoints/set.ts'
+import { createAccuracyLedger } from './epp/accuracy.ts'
 import { createAdmission } from './epp/admission.ts'
+import type { Profiles } from './epp/decide.ts'
 import { createDecisionLog } from './epp/decision-log.ts'
+import { createPins } from './epp/pins.ts'
+import { createSessions } from './epp/sessions.ts'
+import { createKvIndex } from './kv/kv-index.ts'
+import { followRemoteIndex } from './kv/remote-index.ts'
+import { createKvWatch, type KvWatchDeps } from './kv/watch.ts'
 import { createSendLeg } from './legs/undici.ts'
 import { listen, stopper } from './listen.ts'
 import { createAdmin } from './proxy/admin.ts'
@@ -18,6 +31,7 @@ import { createRouterMetrics } from './proxy/metrics.ts'
 import { createBodyBudget } from './proxy/read-body.ts'
 import { createProxy } from './proxy/server.ts'
 import { buildProfile } from './scheduling/profile.ts'
+import { createEngineTokenizer } from './tokens/engine-tokenizer.ts'
 
 export type Router = {
   readonly port: number
@@ -28,20 +42,38 @@ export type Router = {
   readonly close: (times?: { readonly drainNoticeMs: number; readonly drainMs: number }) => Promise<void>
 }
 
+/** Where a router's configuration comes from, when it may change while it runs. */
+export type Reload = {
+  readonly file: string
+  /** Reads it again. Throws UserError when it is wrong. */
+  readonly read: () => RouterConfig
+}
+
 /** Starts both doors; throws UserError when a port is taken, which names the flag that chooses another. */
 export async function startRouter(
   config: RouterConfig,
   log: Logger,
   flags = { port: '--port', adminPort: '--admin-port' },
+  reload?: Reload,
 ): Promise<Router> {
   const nowMs = systemClock.monotonicMs
   const { epochMs } = systemClock
+  // What may change while it runs; everything else is as it was at the start.
+  let current = config
+  let profiles = profilesOf(config)
   const connections = createConnections(config.endpoints)
   const endpoints = createEndpointSet(config.endpoints, nowMs)
   const admission = createAdmission(config.limits, nowMs)
   const decisions = createDecisionLog()
-  const metrics = createRouterMetrics(endpoints, admission, decisions)
-  const profiles = { decode: buildProfile('decode', config.profile) }
+  const accuracy = createAccuracyLedger()
+  const onEvent = (event: { readonly type: string }): void => tell(log, event)
+  const index = createKvIndex()
+  const watch = createKvWatch({ index, askSources: askerOf(connections), nowMs, onEvent })
+  const metrics = createRouterMetrics({ endpoints, admission, decisions, index, watch })
+  const remote =
+    config.kvManager === undefined
+      ? undefined
+      : followRemoteIndex({ origin: config.kvManager, local: index.match, fetch, onEvent })
   let notReady = false
   let draining = false
 
@@ -50,11 +82,26 @@ export async function startRouter(
     endpoints,
     admission,
     identify: createIdentifyCaller(config.edgeKeys, config.allowUnsigned, epochMs),
+    gather: {
+      tokenize: createEngineTokenizer({
+        askable: (model) => askableAbout(endpoints, model),
+        ask: (to, body, timeoutMs) =>
+          askEngine(connections, to, { path: '/tokenize', body }, { timeoutMs, bytesMax: TOKENS_BYTES_MAX }),
+        nowMs,
+        budgetMs: () => current.timeouts.tokenizeMs,
+      }),
+      findPrefixes: remote?.findPrefixes ?? index.match,
+      knowsCaches: () => watch.follows() || remote?.answers() === true,
+    },
+    sessions: createSessions(nowMs),
+    pins: createPins(pinSecrets(config)),
     send: createSendLeg(connections),
     decisions,
+    accuracy,
     metrics,
     log,
-    timeouts: config.timeouts,
+    headerMs: config.timeouts.headerMs,
+    timeouts: () => current.timeouts,
     bodyBytesMax: config.limits.bodyBytes,
     bodies: createBodyBudget(config.limits.bodiesBytes, config.limits.bodyBytes),
     random: createRandom(config.seed ?? randomInt(2 ** 32)),
@@ -64,7 +111,14 @@ export async function startRouter(
     draining: () => draining,
   })
   const answering = () => endpoints.snapshot().some(({ models }) => models !== undefined)
-  const admin = createAdmin({ registry: metrics.registry, decisions, endpoints, ready: () => !notReady && answering() })
+  const admin = createAdmin({
+    registry: metrics.registry,
+    decisions,
+    endpoints,
+    accuracy,
+    cacheOf: watch.sourcesOf,
+    ready: () => !notReady && answering(),
+  })
 
   const stopProxy = stopper(proxy)
   const stopAdmin = stopper(admin)
@@ -76,50 +130,135 @@ export async function startRouter(
     proxy.close()
     throw error
   }
+  const follow = async (): Promise<void> => {
+    await Promise.all(
+      endpoints.snapshot().map(({ endpoint, baseModel }) => baseModel && watch.follow(endpoint, baseModel)),
+    )
+  }
+  const follower =
+    config.loadMonitor === undefined ? undefined : followLoadMonitor(config.loadMonitor, { endpoints, nowMs, onEvent })
   const monitor = startMonitor({
     endpoints,
     connections,
     nowMs,
-    onEvent: createEventLog(log),
+    ...(follower && { scrapedElsewhere: follower.covers }),
+    onEvent(event) {
+      if (event.type === 'models') void follow()
+      onEvent(event)
+    },
     onScrape: metrics.scraped,
   })
   log.info({ host: config.host, port, adminPort, endpoints: endpoints.ids() }, 'router listens')
 
+  function apply(next: RouterConfig): void {
+    if (isDeepStrictEqual(next, current)) return
+    const { added, removed, changed } = endpoints.replace(next.endpoints)
+    connections.replace(next.endpoints)
+    for (const id of removed) {
+      watch.unfollow(id)
+      accuracy.forget(id)
+    }
+    void monitor.refresh().then(follow)
+    profiles = profilesOf(next)
+    log.level = next.logLevel
+    const restart = NEEDS_RESTART.filter((name) => !isDeepStrictEqual(current[name], next[name]))
+    current = next
+    metrics.reloaded(true)
+    log.info({ added, removed, changed }, 'configuration read again')
+    if (restart.length > 0) log.warn({ settings: restart }, 'changed settings that take effect after a restart')
+  }
+  const configWatch =
+    reload &&
+    watchConfig(
+      reload.file,
+      () => apply(reload.read()),
+      (message) => {
+        metrics.reloaded(false)
+        log.error({ message }, 'the configuration has a fault; the one before stays in effect')
+      },
+    )
+
   return {
     port,
     adminPort,
-    firstRound: monitor.firstRound,
-    async close({ drainNoticeMs, drainMs } = config.timeouts) {
+    firstRound: monitor.firstRound.then(follow),
+    async close({ drainNoticeMs, drainMs } = current.timeouts) {
       notReady = true
+      configWatch?.close()
       if (drainNoticeMs > 0) await delay(drainNoticeMs)
       draining = true
       monitor.stop()
+      remote?.close()
       await stopProxy(drainMs)
       // Last, so that who asks it sees the draining to its end.
-      await stopAdmin(0)
+      await Promise.all([stopAdmin(0), watch.close(), follower?.stop()])
       await connections.close()
     },
   }
 }
 
-/** Tells what changed, not what was found again. */
-function createEventLog(log: Logger): (event: MonitorEvent) => void {
-  const told = new Map<string, string>()
-  return (event) => {
-    if (event.type === 'models') {
-      const models = event.models.join(', ')
-      if (told.get(event.endpoint) === models) return
-      told.set(event.endpoint, models)
-      log.info(event, 'endpoint lists its models')
-    } else if (event.type === 'ejected') log.warn(event, 'endpoint gets no new request until a probe succeeds')
-    else log.info(event, 'endpoint is back')
-  }
+/** Settings that a running router does not change. */
+const NEEDS_RESTART = [
+  'host',
+  'port',
+  'admin',
+  'edgeKeys',
+  'allowUnsigned',
+  'limits',
+  'seed',
+  'kvManager',
+  'loadMonitor',
+] as const satisfies readonly (keyof RouterConfig)[]
+
+/** 128 k token ids are a megabyte of JSON. */
+const TOKENS_BYTES_MAX = 32 * 1024 * 1024
+const SOURCES_BYTES_MAX = 64 * 1024
+const SOURCES_TIMEOUT_MS = 2_000
+
+function profilesOf({ profiles }: RouterConfig): Profiles {
+  return { decode: buildProfile('decode', profiles.decode) }
 }
 
-/** JSON lines on stdout, or into a file. */
-export function createLog(level: string, file?: string): Logger {
-  return pino(
-    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
-    pino.destination({ dest: file ?? 1, sync: true }),
-  )
+function askerOf(connections: Connections): KvWatchDeps['askSources'] {
+  const limits = { timeoutMs: SOURCES_TIMEOUT_MS, bytesMax: SOURCES_BYTES_MAX }
+  return (id) => askEngine(connections, id, { path: '/kv_event_sources' }, limits)
+}
+
+/** The least busy first. */
+function askableAbout(endpoints: EndpointSet, model: string): readonly EndpointId[] {
+  return endpoints
+    .snapshot()
+    .filter(({ models, availability }) => availability.state === 'available' && models?.includes(model))
+    .sort((a, b) => a.load.activeRequests - b.load.activeRequests)
+    .map(({ endpoint }) => endpoint.id)
+}
+
+/** Every router that shares the edge's keys reads the others' pins. Without keys there is no edge, and no other reader. */
+function pinSecrets({ edgeKeys }: RouterConfig): readonly string[] {
+  return edgeKeys ? currentFirst(edgeKeys) : [randomBytes(32).toString('hex')]
+}
+
+function currentFirst({ currentId, secrets }: KeyRing): readonly string[] {
+  const others = [...secrets].filter(([id]) => id !== currentId).map(([, secret]) => secret)
+  return [secrets.get(currentId) as string, ...others]
+}
+
+/** What an event is to a reader of the log: its level and its words. */
+const TOLD = {
+  models: ['info', 'endpoint lists its models'],
+  ejected: ['warn', 'endpoint gets no new request until a probe succeeds'],
+  recovered: ['info', 'endpoint is back'],
+  'kv-source': ['info', 'follows KV events'],
+  'kv-stream': ['info', 'KV event stream'],
+  'kv-fault': ['warn', 'KV events that cannot be read'],
+  'kv-none': ['info', 'no KV events: what this endpoint has cached is not known'],
+  'kv-manager': ['info', 'KV-Cache Manager'],
+  'load-monitor-answers': ['info', 'the load monitor tells the pods’ load'],
+  'load-monitor-lost': ['warn', 'the load monitor does not answer; the router scrapes the pods itself'],
+  'load-monitor-lacks': ['info', 'the load monitor has no fresh word of these; the router scrapes them itself'],
+} as const satisfies Record<string, readonly ['info' | 'warn', string]>
+
+function tell(log: Logger, event: { readonly type: string }): void {
+  const [level, words] = TOLD[event.type as keyof typeof TOLD] ?? ['info', event.type]
+  log[level](event, words)
 }

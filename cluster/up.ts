@@ -4,7 +4,9 @@ import { join, relative } from 'node:path'
 import { ADMIN_PORT_DEFAULT, loadRouterConfig } from './config.ts'
 import { startEdge } from './edge-process.ts'
 import { localSecrets, STATE_DIR, storeLocalKey } from './keys.ts'
-import { createLog, startRouter } from './router.ts'
+import { createLog } from './log.ts'
+import { startRouter } from './router.ts'
+import type { GpuName } from './simulator/timing.ts'
 import { UserError } from './user-error.ts'
 
 export type UpOptions = {
@@ -17,6 +19,7 @@ export type UpOptions = {
   readonly engines: readonly string[]
   readonly configFile: string | undefined
   readonly model: string
+  readonly gpu: GpuName
   readonly speed: number
   /** For the processes it starts. */
   readonly env: NodeJS.ProcessEnv
@@ -54,17 +57,19 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   mkdirSync(logDir, { recursive: true })
 
   const pods = await startPods(options, stops)
-  const config = loadRouterConfig(configFile, {
+  const over = {
     host: '127.0.0.1',
     port: routerPort,
     adminPort,
     edgeKeys: secrets.edgeKeys,
     endpoints: [...engines, ...pods.map(({ url }) => url)],
-  })
-  const router = await startRouter(config, createLog(config.logLevel, join(logDir, 'router.log')), {
-    port: '--router-port',
-    adminPort: '--admin-port',
-  })
+  }
+  const config = loadRouterConfig(configFile, over)
+  const log = createLog(config.logLevel, join(logDir, 'router.log'))
+  const flags = { port: '--router-port', adminPort: '--admin-port' }
+  const reload =
+    configFile === undefined ? undefined : { file: configFile, read: () => loadRouterConfig(configFile, over) }
+  const router = await startRouter(config, log, flags, reload)
   stops.push(() => router.close({ drainNoticeMs: 0, drainMs: 500 }))
   await Promise.all([keyStored, router.firstRound])
   const edge = await startEdge({
@@ -102,7 +107,7 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
 }
 
 async function startPods(
-  { engines, configFile, pods, podPort, model, speed }: UpOptions,
+  { engines, configFile, pods, podPort, model, gpu, speed }: UpOptions,
   stops: (() => Promise<void>)[],
 ): Promise<readonly { readonly url: string }[]> {
   if (engines.length > 0 || (configFile !== undefined && hasEndpoints(configFile))) return []
@@ -110,7 +115,10 @@ async function startPods(
   const started: { readonly url: string }[] = []
   for (let index = 0; index < pods; index++) {
     const port = podPort === 0 ? 0 : podPort + index
-    const pod = await startSimulator({ port, models: [model], speed, seed: index + 1 }, '--pod-port')
+    const pod = await startSimulator(
+      { port, models: [model], gpu, speed, seed: index + 1, responsesStore: true },
+      '--pod-port',
+    )
     stops.push(pod.close)
     started.push(pod)
   }

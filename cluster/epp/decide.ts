@@ -16,6 +16,13 @@ export type Decision = {
 /** Seconds after which a pool without an available endpoint is worth another try: probes run each second. */
 const NO_ENDPOINT_RETRY_SECONDS = 2
 
+/** The engine that stored a response is gone, and its memory with it. */
+export const RESPONSE_GONE: Rejection = {
+  reason: 'response-not-found',
+  message: 'There is no such response here (any more): send the whole conversation as input instead.',
+  param: 'previous_response_id',
+}
+
 /** Places a request. `random` is uniform in [0, 1). */
 export function decide(
   profiles: Profiles,
@@ -29,6 +36,7 @@ export function decide(
 }
 
 function nobody({ request, endpoints }: SchedulingContext): Rejection {
+  if (request.bound !== undefined) return RESPONSE_GONE
   const answered = endpoints.filter(({ models }) => models !== undefined)
   const serving = answered.filter(({ models }) => models?.includes(request.model))
   // One that is being waited for may serve it; one that is ejected has been waited for.

@@ -9,7 +9,7 @@ export const LOG_BYTES_MAX = 32 * 1024 * 1024
 export const CANDIDATES_MAX = 32
 
 /** Upper estimates of what a record holds on the heap; a test holds them against V8's own count. */
-const RECORD_BYTES = 1_100
+const RECORD_BYTES = 1_300
 const CANDIDATE_BYTES = 460
 const CHAR_BYTES = 2
 
@@ -31,9 +31,18 @@ export type DecisionRecord = {
   readonly dialect: Dialect
   readonly model: string
   readonly stream: boolean
-  readonly promptTokensEstimate: number
+  /** Estimated from the body's size until its token ids are known. */
+  promptTokens: number
+  /** In words, where the token ids are not known; undefined where they are. */
+  tokensUnknown: string | undefined
+  /** What the endpoint that was tried last would have cached; undefined when that is not known. */
+  predictedCachedTokens: number | undefined
+  /** What named the session: `x-session-token`, another header, `prompt_cache_key`. */
+  session: string | undefined
   /** Time in the line before admission. */
   waitedMs: number
+  /** Time until the prompt's token ids and what pods hold of them were known. */
+  gatherMs: number
   decideMs: number
   run: ProfileRun | undefined
   /** How many candidates there were, of which at most CANDIDATES_MAX are kept. */

@@ -9,23 +9,32 @@ export function explain(record: DecisionRecord): string {
 }
 
 function heading(record: DecisionRecord): string[] {
-  const { id, atEpochMs, requestId, tenant, dialect, model, stream, promptTokensEstimate } = record
+  const { id, atEpochMs, requestId, tenant, dialect, model, stream, promptTokens, tokensUnknown, gatherMs } = record
   const kind = stream ? `${dialect}, streamed` : dialect
+  const whose = tenant === undefined ? 'no tenant' : `tenant ${tenant}`
+  const prompt =
+    tokensUnknown === undefined
+      ? `${promptTokens} tokens, looked up in ${milliseconds(gatherMs)}`
+      : `about ${promptTokens} tokens; what pods hold of it is not known: ${tokensUnknown}`
   return [
     `decision ${id} at ${new Date(atEpochMs).toISOString()}`,
-    `request  ${requestId}: ${kind}, model ${model}, about ${promptTokensEstimate} prompt tokens, ${tenant === undefined ? 'no tenant' : `tenant ${tenant}`}`,
+    `request  ${requestId}: ${kind}, model ${model}, ${whose}`,
+    ...(record.run ? [`prompt   ${prompt}`] : []),
   ]
 }
 
-function choice({ run, rejection, candidatesTotal, waitedMs, decideMs }: DecisionRecord): string[] {
+function choice(record: DecisionRecord): string[] {
+  const { run, rejection, candidatesTotal, waitedMs, decideMs } = record
   const lines: string[] = []
   if (waitedMs >= 1) lines.push(`waited   ${milliseconds(waitedMs)} for a place`)
+  lines.push(...session(record))
   if (run?.chosen) {
     const scored = run.candidates.filter(({ filtered }) => !filtered).length
-    const { name } = run.profile.picker
+    const by = run.session?.kind === 'kept' ? 'for its session' : `by ${run.profile.picker.name}`
     lines.push(
-      `chosen   ${run.chosen.endpoint.id}, by ${name} among ${scored} of ${candidatesTotal} endpoints, in ${milliseconds(decideMs)}`,
+      `chosen   ${run.chosen.endpoint.id}, ${by} among ${scored} of ${candidatesTotal} endpoints, in ${milliseconds(decideMs)}`,
     )
+    if (!run.candidates.some(({ view }) => view.endpoint.role === 'prefill')) lines.push(...withoutRoles(run))
   }
   if (rejection) lines.push(`refused  ${rejection.reason}: ${rejection.message}`)
   if (run) lines.push(...run.candidates.map((candidate) => describe(candidate, run)))
@@ -34,8 +43,22 @@ function choice({ run, rejection, candidatesTotal, waitedMs, decideMs }: Decisio
   return lines
 }
 
+/** What named the session, and why it does not stay where it was. */
+function session({ session: source, run }: DecisionRecord): string[] {
+  if (source === undefined) return []
+  const outcome = run?.session
+  if (outcome === undefined) return [`session  by ${source}: not seen before, or its endpoint is gone`]
+  if (outcome.kind === 'left') return [`session  by ${source}, but ${outcome.because}`]
+  return [`session  by ${source}: stays with its endpoint`]
+}
+
+function withoutRoles({ profile }: ProfileRun): string[] {
+  const byRole = profile.filters.some(({ name }) => name === 'decode' || name === 'prefill')
+  return byRole ? ['roles    no endpoint is for prefill alone: the role filter keeps all'] : []
+}
+
 function describe(candidate: Candidate, run: ProfileRun): string {
-  const { view, filtered, scores, total } = candidate
+  const { view, prefix, filtered, scores, total } = candidate
   const mark = view === run.chosen ? '*' : ' '
   const name = `${mark} ${view.endpoint.id}`
   if (filtered) return `${name}  filtered by ${filtered.by}: ${filtered.because}`
@@ -43,7 +66,17 @@ function describe(candidate: Candidate, run: ProfileRun): string {
     const score = scores[column]
     return `${scorer} ${score === undefined ? 'not known' : score.toFixed(2)} × ${weight}`
   })
-  return `${name}  ${total.toFixed(3)} = ${terms.join(' + ')}  (${loadInWords(view)})`
+  return `${name}  ${total.toFixed(3)} = ${terms.join(' + ')}  (${prefixInWords(prefix)}, ${loadInWords(view)})`
+}
+
+function prefixInWords(prefix: Candidate['prefix']): string {
+  if (prefix === undefined) return 'cache not known'
+  const { matchedTokens, gpuTokens, rank, ranks, complete } = prefix
+  const facts = [`${matchedTokens} cached`]
+  if (gpuTokens < matchedTokens) facts.push(`${matchedTokens - gpuTokens} of them off the GPU`)
+  if (ranks > 1) facts.push(`rank ${rank}`)
+  if (!complete) facts.push('some events missing')
+  return facts.join(', ')
 }
 
 function loadInWords({ load }: EndpointView): string {
@@ -56,14 +89,15 @@ function loadInWords({ load }: EndpointView): string {
 }
 
 function journey(record: DecisionRecord): string[] {
-  const { attempts, startedAtMs, firstByteAtMs, endedAtMs, outcome, usage } = record
+  const { attempts, startedAtMs, firstByteAtMs, endedAtMs, outcome, usage, predictedCachedTokens: predicted } = record
   const lines = attempts.map(({ endpoint, outcome, startedAtMs, endedAtMs }, index) => {
     const took = endedAtMs === undefined ? '' : `, over after ${milliseconds(endedAtMs - startedAtMs)}`
     return `${index === 0 ? 'sent to ' : 'then to '} ${endpoint}: ${outcome}${took}`
   })
   if (firstByteAtMs !== undefined) lines.push(`first byte after ${milliseconds(firstByteAtMs - startedAtMs)}`)
   if (usage) {
-    const cached = usage.cachedTokens === undefined ? 'cached not told' : `${usage.cachedTokens} cached`
+    const actual = usage.cachedTokens === undefined ? 'cached not told' : `${usage.cachedTokens} cached`
+    const cached = predicted === undefined ? actual : `${actual}, ${predicted} predicted`
     lines.push(`usage    ${usage.promptTokens} prompt tokens (${cached}), ${usage.completionTokens} completion tokens`)
   }
   if (outcome !== undefined && endedAtMs !== undefined) {

@@ -1,7 +1,9 @@
 // The operator's door, on a port of its own: metrics, decisions in words and as data, endpoints as the router sees them.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { Registry } from 'prom-client'
+import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
+import type { AccuracyLedger } from '../epp/accuracy.ts'
 import type { DecisionLog, DecisionRecord } from '../epp/decision-log.ts'
 import { explain } from '../epp/explain.ts'
 
@@ -9,6 +11,9 @@ export type AdminDeps = {
   readonly registry: Registry
   readonly decisions: DecisionLog
   readonly endpoints: EndpointSet
+  readonly accuracy: AccuracyLedger
+  /** What is known of an endpoint's KV cache, and how. */
+  readonly cacheOf: (id: EndpointId) => unknown
   readonly ready: () => boolean
 }
 
@@ -25,12 +30,13 @@ export function createAdmin(deps: AdminDeps): Server {
     if (url.pathname === '/readyz')
       return deps.ready() ? sendText(res, 200, 'ready\n') : sendText(res, 503, 'not ready\n')
     if (url.pathname === '/metrics') return void sendMetrics(deps.registry, res).catch(() => res.destroy())
-    if (url.pathname === '/endpoints') return sendJson(res, 200, deps.endpoints.snapshot().map(withoutSecrets))
+    if (url.pathname === '/endpoints') return sendJson(res, 200, listEndpoints(deps))
+    if (url.pathname === '/accuracy') return sendJson(res, 200, tellAccuracy(deps))
     if (url.pathname === '/decisions') return listDecisions(deps.decisions, url, req, res)
     if (url.pathname.startsWith('/decisions/')) {
       return tellDecision(deps.decisions, url.pathname.slice('/decisions/'.length), req, res)
     }
-    sendText(res, 404, 'here are /decisions, /decisions/<id>, /endpoints, /metrics, /healthz and /readyz\n')
+    sendText(res, 404, 'here are /decisions, /decisions/<id>, /endpoints, /accuracy, /metrics, /healthz and /readyz\n')
   })
 }
 
@@ -60,9 +66,11 @@ function tell(record: DecisionRecord): unknown {
     words: explain(record),
     profile: run?.profile.name,
     chosen: run?.chosen?.endpoint.id,
-    candidates: run?.candidates.map(({ view, filtered, scores, total }) => ({
+    sessionOutcome: run?.session,
+    candidates: run?.candidates.map(({ view, prefix, filtered, scores, total }) => ({
       endpoint: view.endpoint.id,
       role: view.endpoint.role,
+      cachedTokens: prefix?.matchedTokens,
       filtered,
       total,
       scores: Object.fromEntries(run.profile.scorers.map(({ name }, column) => [name, scores[column] ?? null])),
@@ -71,9 +79,17 @@ function tell(record: DecisionRecord): unknown {
   }
 }
 
-function withoutSecrets({ endpoint, ...view }: ReturnType<EndpointSet['snapshot']>[number]): unknown {
-  const { id, origin, role, labels } = endpoint
-  return { id, origin, role, labels, ...view }
+function listEndpoints({ endpoints, accuracy, cacheOf }: AdminDeps): unknown {
+  return endpoints.snapshot().map(({ endpoint, ...view }) => {
+    // Never the API key.
+    const { id, origin, role, labels } = endpoint
+    return { id, origin, role, labels, ...view, cache: cacheOf(id), accuracy: accuracy.of(id) }
+  })
+}
+
+function tellAccuracy({ endpoints, accuracy }: AdminDeps): unknown {
+  const each = endpoints.ids().map((id) => [id, accuracy.of(id)] as const)
+  return { total: accuracy.total(), endpoints: Object.fromEntries(each) }
 }
 
 async function sendMetrics(registry: Registry, res: ServerResponse): Promise<void> {

@@ -1,8 +1,14 @@
 // From a caller's body to the one an engine gets: what the caller may not say is dropped, usage is always asked for.
 import type { Dialect } from '../../shared/dialect.ts'
-import { CALLER_FORBIDDEN_MEMBERS, ROUTER_ONLY_MEMBERS } from '../../shared/engine-controls.ts'
+import {
+  CALLER_FORBIDDEN_MEMBERS,
+  RESPONSES_FORBIDDEN_MEMBERS,
+  ROUTER_ONLY_MEMBERS,
+} from '../../shared/engine-controls.ts'
 import type { Rejection } from '../../shared/rejection.ts'
+import type { Prompt } from '../tokens/tokenizer.ts'
 import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
+import { promptOf } from './prompt.ts'
 
 /** Until token ids are known: four bytes to a token. */
 const BYTES_PER_TOKEN = 4
@@ -18,10 +24,19 @@ export type EngineRequest = {
   readonly withholdUsage: boolean
   readonly promptTokensEstimate: number
   readonly body: Buffer
+  /** Made when it is asked for: not every request needs it. */
+  readonly prompt: () => Prompt
+  /** What scopes the prompt's blocks in the engine's cache: the edge's word for the tenant. */
+  readonly cacheSalt: string | undefined
+  /** A caller's name for requests that share a prefix. */
+  readonly promptCacheKey: string | undefined
+  /** The response that this one continues. */
+  readonly previousResponseId: string | undefined
 }
 
 const FORBIDDEN_TO_STRANGERS = new Set(CALLER_FORBIDDEN_MEMBERS)
 const FORBIDDEN_TO_ALL = new Set(ROUTER_ONLY_MEMBERS)
+const FORBIDDEN_IN_RESPONSES = new Set(RESPONSES_FORBIDDEN_MEMBERS)
 const ASK_USAGE: ReadonlyMap<string, string> = new Map([['stream_options', '{"include_usage":true}']])
 
 /** @param trusted the edge made this body, so its cache_salt, priority and vllm_xargs stay. */
@@ -40,12 +55,18 @@ export function prepareEngineRequest(
     return refuse(`\`model\` is longer than ${MODEL_CHARS_MAX} characters or has control characters.`, 'model')
   }
 
+  const previous = findMember(members, 'previous_response_id')
+  const previousResponseId = dialect === 'responses' ? stringMember(body, previous) : undefined
+
   const streamMember = findMember(members, 'stream')
   const stream = streamMember !== undefined && memberText(body, streamMember) === 'true'
-  const usage = stream ? wantUsage(body, findMember(members, 'stream_options')) : { set: undefined, withhold: false }
+  const asks = stream && dialect !== 'responses'
+  const usage = asks ? wantUsage(body, findMember(members, 'stream_options')) : { set: undefined, withhold: false }
 
   const forbidden = trusted ? FORBIDDEN_TO_ALL : FORBIDDEN_TO_STRANGERS
-  const rewritten = rewriteBody(body, members, (name) => forbidden.has(name), usage.set ?? new Map())
+  const drop = (name: string): boolean =>
+    forbidden.has(name) || (dialect === 'responses' && FORBIDDEN_IN_RESPONSES.has(name))
+  const rewritten = rewriteBody(body, members, drop, usage.set ?? new Map())
   return {
     ok: true,
     request: {
@@ -55,8 +76,24 @@ export function prepareEngineRequest(
       withholdUsage: usage.withhold,
       promptTokensEstimate: Math.ceil(body.length / BYTES_PER_TOKEN),
       body: rewritten,
+      prompt: () => promptOf(dialect, body, members),
+      cacheSalt: trusted ? stringMember(body, findMember(members, 'cache_salt')) : undefined,
+      promptCacheKey: stringMember(body, findMember(members, 'prompt_cache_key')),
+      previousResponseId,
     },
   }
+}
+
+/** In vLLM's responses API this member of the body becomes the response's id. */
+const RESPONSE_ID_MEMBER = 'request_id'
+
+const OPEN_BRACE = 0x7b
+
+/** The body of a request for a response, with the id that the response shall have. */
+export function withResponseId(body: Buffer, id: string): Buffer {
+  const brace = body.indexOf(OPEN_BRACE)
+  // Never empty: a model stands in it.
+  return Buffer.concat([Buffer.from(`{"${RESPONSE_ID_MEMBER}":${JSON.stringify(id)},`), body.subarray(brace + 1)])
 }
 
 type UsageWish = { readonly set: ReadonlyMap<string, string> | undefined; readonly withhold: boolean }

@@ -1,9 +1,13 @@
 // The one look that the router takes at a streamed answer. It finds event boundaries, the usage event, the terminal event
 // and an error, on bytes and without parsing more than the usage event: this runs once per streamed token.
+import type { Dialect } from '../../shared/dialect.ts'
 import { readUsage, type Usage } from '../../shared/usage.ts'
 
-/** An event longer than this is passed on unread. vLLM's are a few hundred bytes; with logprobs some thousand. */
-const EVENT_BYTES_MAX = 1024 * 1024
+/**
+ * An event longer than this is passed on unread. vLLM's are a few hundred bytes, with logprobs some thousand; those of a
+ * response repeat its instructions and tools, which may fill a request.
+ */
+const EVENT_BYTES_MAX = { chat: 1024 * 1024, completions: 1024 * 1024, responses: 9 * 1024 * 1024 }
 
 const LF = 0x0a
 const BLANK_LINE = Buffer.from('\n\n')
@@ -11,12 +15,15 @@ const BLANK_LINE_CRLF = Buffer.from('\r\n\r\n')
 const ERROR_START = Buffer.from('data: {"error"')
 const NO_CHOICES = Buffer.from('"choices":[]')
 const DONE_START = Buffer.from('data: [DONE]')
+/** The last events of a response: it has no `[DONE]`. */
+const RESPONSE_ENDS = ['completed', 'incomplete', 'failed'].map((how) => Buffer.from(`event: response.${how}\n`))
 
 const NOTHING = Buffer.alloc(0)
 
 /** Invariant: `#partial` holds the bytes after the last event boundary, and none of them has been handed out. */
 export class EventStream {
   readonly #withholdUsage: boolean
+  readonly #dialect: Dialect
   #partial: Buffer = NOTHING
   #unreadable = false
   #done = false
@@ -24,8 +31,9 @@ export class EventStream {
   #usage: Usage | undefined
 
   /** @param withholdUsage drop the event without choices: the caller did not ask for usage, the router did. */
-  constructor(withholdUsage: boolean) {
+  constructor(withholdUsage: boolean, dialect: Dialect = 'chat') {
     this.#withholdUsage = withholdUsage
+    this.#dialect = dialect
   }
 
   /** The terminal event was seen: the answer is whole. */
@@ -55,7 +63,7 @@ export class EventStream {
       const boundary = lastBoundary(bytes)
       this.#partial = bytes.subarray(boundary)
       bytes = bytes.subarray(0, boundary)
-      if (this.#partial.length > EVENT_BYTES_MAX) return this.#giveUp(bytes)
+      if (this.#partial.length > EVENT_BYTES_MAX[this.#dialect]) return this.#giveUp(bytes)
     }
     return bytes.length === 0 ? NOTHING : this.#read(bytes)
   }
@@ -70,9 +78,17 @@ export class EventStream {
   /** Only whole events. Each search is one native scan of a few hundred bytes. */
   #read(events: Buffer): Buffer {
     if (startsAnEvent(events, ERROR_START)) this.#failed = true
+    if (this.#dialect === 'responses') return this.#readResponse(events)
     if (startsAnEvent(events, DONE_START)) this.#done = true
     const at = events.indexOf(NO_CHOICES)
     return at === -1 ? events : this.#readUsage(events, at)
+  }
+
+  #readResponse(events: Buffer): Buffer {
+    if (!RESPONSE_ENDS.some((end) => startsAnEvent(events, end))) return events
+    this.#done = true
+    this.#usage = usageOfAnswer(events)
+    return events
   }
 
   #readUsage(events: Buffer, at: number): Buffer {

@@ -1,7 +1,7 @@
 // One admitted request on its way to an engine and back: sent to the chosen endpoint, once more to the next best while
 // nothing was answered, streamed with both sides torn down when either goes. Per chunk this is the hot path.
 import type { ServerResponse } from 'node:http'
-import type { ErrorShape } from '../../shared/dialect.ts'
+import type { Dialect, ErrorShape } from '../../shared/dialect.ts'
 import { errorEvent, type Rejection, rejectionToHttp } from '../../shared/rejection.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet, Passage } from '../endpoints/set.ts'
@@ -37,13 +37,19 @@ export type ExchangeDeps = {
 }
 
 export type ExchangeRequest = {
-  readonly leg: LegRequest
+  /** What this endpoint is sent. */
+  readonly legFor: (endpoint: EndpointId) => LegRequest
+  readonly dialect: Dialect
   readonly shape: ErrorShape
   /** The caller did not ask for usage, the router did. */
   readonly withholdUsage: boolean
   readonly promptTokens: number
+  /** Tokens of the prompt that this endpoint would not have to compute; undefined when that is not known. */
+  readonly cachedTokensAt: (endpoint: EndpointId) => number | undefined
   /** Endpoints in the order to try them. */
   readonly order: readonly EndpointId[]
+  /** Called with the head of a good answer; gives what the answer's headers get besides. */
+  readonly serving: (endpoint: EndpointId) => Readonly<Record<string, string>>
 }
 
 /**
@@ -73,7 +79,7 @@ type Stage =
 
 class Exchange implements LegEvents {
   readonly #deps: ExchangeDeps
-  readonly #request: Omit<ExchangeRequest, 'leg'>
+  readonly #request: Omit<ExchangeRequest, 'legFor'>
   readonly #record: DecisionRecord
   readonly #res: ServerResponse
   readonly #over: (status: number) => void
@@ -83,7 +89,7 @@ class Exchange implements LegEvents {
   #stage: Stage = 'waiting'
   #leg: Leg | undefined
   /** Dropped when nothing may be tried again: a long stream must not hold its prompt. */
-  #legRequest: LegRequest | undefined
+  #legFor: ExchangeRequest['legFor'] | undefined
   #passage: Passage | undefined
   #attempt: Attempt | undefined
   #status = 0
@@ -104,9 +110,9 @@ class Exchange implements LegEvents {
     over: (status: number) => void,
   ) {
     this.#deps = deps
-    const { leg, ...rest } = request
+    const { legFor, ...rest } = request
     this.#request = rest
-    this.#legRequest = leg
+    this.#legFor = legFor
     this.#record = record
     this.#res = res
     this.#over = over
@@ -119,19 +125,21 @@ class Exchange implements LegEvents {
   }
 
   #try(): void {
-    const { order, promptTokens } = this.#request
+    const { order, promptTokens, cachedTokensAt } = this.#request
     // A closed connection says nothing of its engine: where there is no other, the same one is asked again.
     const endpoint = order[this.#record.attempts.length] ?? order.at(-1)
-    const request = this.#legRequest
-    if (endpoint === undefined || !request) throw new Error('an exchange needs an endpoint to try')
+    const legFor = this.#legFor
+    if (endpoint === undefined || !legFor) throw new Error('an exchange needs an endpoint to try')
     const startedAtMs = this.#deps.nowMs()
     const attempt: Attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
     this.#attempt = attempt
     this.#record.attempts.push(attempt)
-    this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens)
+    const cached = cachedTokensAt(endpoint)
+    this.#record.predictedCachedTokens = cached
+    this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens - (cached ?? 0), { cold: !cached })
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)
-    const leg = this.#deps.send(endpoint, request, this)
+    const leg = this.#deps.send(endpoint, legFor(endpoint), this)
     // A leg may fail while it is being sent; then the next attempt's stands there already.
     if (this.#attempt === attempt) this.#leg = leg
   }
@@ -149,7 +157,7 @@ class Exchange implements LegEvents {
     const { 'content-type': contentType, 'content-length': contentLength } = headers
     if (typeof contentType === 'string') this.#contentType = contentType
     // The engine's word counts, not the request's: vLLM streams for `"stream": 1` too.
-    if (this.#contentType.startsWith('text/event-stream')) this.#events = new EventStream(this.#request.withholdUsage)
+    if (this.#contentType.startsWith('text/event-stream')) this.#events = this.#newStream()
     else if (typeof contentLength === 'string') this.#contentLength = contentLength
     this.#stage = status >= 300 ? 'error' : 'held'
   }
@@ -273,6 +281,10 @@ class Exchange implements LegEvents {
 
   // What this does about it.
 
+  #newStream(): EventStream {
+    return new EventStream(this.#request.withholdUsage, this.#request.dialect)
+  }
+
   #mayTryNext(): boolean {
     const tried = this.#record.attempts.length
     return tried < ATTEMPTS_MAX && tried < this.#request.order.length
@@ -296,10 +308,12 @@ class Exchange implements LegEvents {
     this.#record.firstByteAtMs = nowMs
     // Of an answer that does not stream, the first byte is nearly the last: it says nothing of a first token.
     if (this.#events) this.#deps.onFirstByte((nowMs - startedAtMs) / 1_000)
-    this.#legRequest = undefined
+    this.#legFor = undefined
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.idleMs)
     this.#res.setHeader('content-type', this.#contentType)
+    const more = this.#attempt ? this.#request.serving(this.#attempt.endpoint) : {}
+    for (const [name, value] of Object.entries(more)) this.#res.setHeader(name, value)
     if (this.#events) this.#res.setHeader('cache-control', 'no-cache, no-transform')
     else if (this.#contentLength !== undefined) this.#res.setHeader('content-length', this.#contentLength)
     this.#write = beginAnswer(this.#res, this.#status)

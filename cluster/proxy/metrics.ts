@@ -4,9 +4,12 @@ import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import type { Admission } from '../epp/admission.ts'
 import type { DecisionLog } from '../epp/decision-log.ts'
+import type { KvIndex } from '../kv/kv-index.ts'
+import type { KvWatch } from '../kv/watch.ts'
 
 const TTFT_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5]
+const ERROR_BUCKETS = [0, 16, 32, 64, 128, 512, 2_048, 8_192, 32_768, 131_072]
 const DECISION_BUCKETS = [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.03, 0.1]
 
 export type RouterMetrics = {
@@ -18,9 +21,23 @@ export type RouterMetrics = {
   readonly decided: (seconds: number) => void
   readonly retried: () => void
   readonly scraped: (endpoint: EndpointId, ok: boolean) => void
+  /** A prompt was looked up; `known` when its token ids were found. */
+  readonly gathered: (seconds: number, known: boolean) => void
+  readonly sessionPlaced: (outcome: 'kept' | 'left') => void
+  /** Cached tokens as predicted, and as the engine told them. */
+  readonly predicted: (endpoint: EndpointId, predicted: number, actual: number) => void
+  readonly reloaded: (ok: boolean) => void
 }
 
-export function createRouterMetrics(endpoints: EndpointSet, admission: Admission, log: DecisionLog): RouterMetrics {
+export type MetricsDeps = {
+  readonly endpoints: EndpointSet
+  readonly admission: Admission
+  readonly decisions: DecisionLog
+  readonly index: KvIndex
+  readonly watch: KvWatch
+}
+
+export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
   const registry = new Registry()
   const registers = [registry]
   const requests = new Counter({
@@ -64,7 +81,51 @@ export function createRouterMetrics(endpoints: EndpointSet, admission: Admission
     buckets: DECISION_BUCKETS,
     registers,
   })
-  registerGauges(registers, endpoints, admission, log)
+  const gather = new Histogram({
+    name: 'warmpath_prompt_lookup_seconds',
+    help: 'Time to find a prompt’s token ids and what each endpoint holds of it.',
+    labelNames: ['token_ids'],
+    buckets: DECISION_BUCKETS,
+    registers,
+  })
+  const sessions = new Counter({
+    name: 'warmpath_sessions_placed_total',
+    help: 'Requests of known sessions, by whether they stayed with their endpoint.',
+    labelNames: ['outcome'],
+    registers,
+  })
+  const predictedTokens = new Counter({
+    name: 'warmpath_predicted_cached_tokens_total',
+    help: 'Prompt tokens that the endpoint was expected to have cached.',
+    labelNames: ['endpoint'],
+    registers,
+  })
+  const actualTokens = new Counter({
+    name: 'warmpath_actual_cached_tokens_total',
+    help: 'Prompt tokens that the endpoint said it had cached, of the same answers.',
+    labelNames: ['endpoint'],
+    registers,
+  })
+  const predictions = new Counter({
+    name: 'warmpath_predictions_total',
+    help: 'Answers whose cached tokens were predicted, by outcome: exact, over (fewer were cached), under.',
+    labelNames: ['endpoint', 'outcome'],
+    registers,
+  })
+  const predictionError = new Histogram({
+    name: 'warmpath_prediction_error_tokens',
+    help: 'Distance between predicted and actual cached tokens of an answer.',
+    buckets: ERROR_BUCKETS,
+    registers,
+  })
+  const reloads = new Counter({
+    name: 'warmpath_config_reloads_total',
+    help: 'Changes of the configuration file; a bad one keeps the old configuration.',
+    labelNames: ['outcome'],
+    registers,
+  })
+  registerGauges(registers, deps)
+  registerCacheGauges(registers, deps)
 
   return {
     registry,
@@ -74,12 +135,21 @@ export function createRouterMetrics(endpoints: EndpointSet, admission: Admission
     chunk: (seconds) => itl.observe(seconds),
     decided: (seconds) => decision.observe(seconds),
     retried: () => retries.inc(),
+    gathered: (seconds, known) => gather.observe({ token_ids: known ? 'known' : 'unknown' }, seconds),
+    sessionPlaced: (outcome) => sessions.inc({ outcome }),
+    predicted(endpoint, predicted, actual) {
+      predictedTokens.inc({ endpoint }, predicted)
+      actualTokens.inc({ endpoint }, actual)
+      predictions.inc({ endpoint, outcome: predicted === actual ? 'exact' : predicted > actual ? 'over' : 'under' })
+      predictionError.observe(Math.abs(predicted - actual))
+    },
+    reloaded: (ok) => reloads.inc({ outcome: ok ? 'applied' : 'refused' }),
     scraped: (endpoint, ok) => scrapes.inc({ endpoint, outcome: ok ? 'ok' : 'failed' }),
   }
 }
 
 /** Read when Prometheus asks, from where the truth is kept. */
-function registerGauges(registers: Registry[], endpoints: EndpointSet, admission: Admission, log: DecisionLog): void {
+function registerGauges(registers: Registry[], { endpoints, admission, decisions }: MetricsDeps): void {
   new Gauge({
     name: 'warmpath_requests_in_flight',
     help: 'Requests admitted and not over.',
@@ -133,7 +203,52 @@ function registerGauges(registers: Registry[], endpoints: EndpointSet, admission
     help: 'Memory held by remembered decisions, estimated.',
     registers,
     collect() {
-      this.set(log.size().bytes)
+      this.set(decisions.size().bytes)
+    },
+  })
+}
+
+function registerCacheGauges(registers: Registry[], { endpoints, index, watch }: MetricsDeps): void {
+  new Gauge({
+    name: 'warmpath_kv_index_blocks',
+    help: 'KV blocks that the index knows, each counted once however many endpoints hold it.',
+    registers,
+    collect() {
+      this.set(index.stats().promptBlocks)
+    },
+  })
+  new Gauge({
+    name: 'warmpath_kv_index_bytes',
+    help: 'Memory of the KV index.',
+    registers,
+    collect() {
+      this.set(index.stats().bytes)
+    },
+  })
+  new Gauge({
+    name: 'warmpath_kv_stream_live',
+    help: '1 when an endpoint’s KV events arrive and none is missing, 0 while they do not or some are.',
+    labelNames: ['endpoint', 'rank'],
+    registers,
+    collect() {
+      this.reset()
+      for (const id of endpoints.ids()) {
+        for (const { rank, state, complete } of watch.sourcesOf(id)) {
+          this.set({ endpoint: id, rank: String(rank) }, state === 'live' && complete ? 1 : 0)
+        }
+      }
+    },
+  })
+  new Gauge({
+    name: 'warmpath_kv_faults',
+    help: 'KV event messages of an endpoint that could not be read.',
+    labelNames: ['endpoint', 'rank'],
+    registers,
+    collect() {
+      this.reset()
+      for (const id of endpoints.ids()) {
+        for (const { rank, faults } of watch.sourcesOf(id)) this.set({ endpoint: id, rank: String(rank) }, faults)
+      }
     },
   })
 }

@@ -12,6 +12,10 @@ export const servesModel: Filter = ({ request }, { models }) => {
   return models.includes(request.model) ? undefined : `it does not serve ${request.model}`
 }
 
+/** Keeps the one endpoint that stored what the request refers to. */
+export const bound: Filter = ({ request }, { endpoint }) =>
+  request.bound === undefined || request.bound === endpoint.id ? undefined : 'another endpoint stored that response'
+
 /**
  * Keeps endpoints of a role. In a pool that has no endpoint of that role (or of `both`) it passes all of them.
  */

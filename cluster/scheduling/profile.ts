@@ -1,8 +1,19 @@
 // Profiles: from the names in a configuration to functions, and one profile's run over the candidates.
 import type { EndpointView } from '../endpoints/endpoint.ts'
-import { available, byLabel, decode, prefill, servesModel } from './filters.ts'
+import { available, bound, byLabel, decode, prefill, servesModel } from './filters.ts'
 import { maxScore, powerOfTwo, weightedRandom } from './pickers.ts'
-import { activeRequests, kvUsage, loadScorer, queueDepth } from './scorers.ts'
+import {
+  activeRequests,
+  cacheScorer,
+  kvUsage,
+  latencyScorer,
+  loadScorer,
+  loraAffinity,
+  lruScorer,
+  queueDepth,
+  sessionAffinity,
+} from './scorers.ts'
+import { sessionChoice } from './session.ts'
 import type { Candidate, Filter, Picker, Profile, ProfileRun, SchedulingContext, Scored, Scorer } from './types.ts'
 
 /** A filter's name, and what it needs from the configuration. Adding one is a function and a row. */
@@ -13,7 +24,12 @@ export const FILTERS = {
 } satisfies Record<string, (options: { readonly labels: Readonly<Record<string, string>> }) => Filter>
 
 export const SCORERS = {
+  'cache-scorer': cacheScorer,
   'load-scorer': loadScorer,
+  'latency-scorer': latencyScorer,
+  'session-affinity': sessionAffinity,
+  'lora-affinity': loraAffinity,
+  'lru-scorer': lruScorer,
   'queue-depth': queueDepth,
   'active-requests': activeRequests,
   'kv-usage': kvUsage,
@@ -42,11 +58,13 @@ export type ProfileConfig = {
 const ALWAYS: Profile['filters'] = [
   { name: 'available', filter: available },
   { name: 'serves-model', filter: servesModel },
+  { name: 'stored-response', filter: bound },
 ]
 
 export function buildProfile(name: string, config: ProfileConfig): Profile {
   return {
     name,
+    prefersSession: !config.scorers.some((row) => row.name === 'session-affinity'),
     filters: [
       ...ALWAYS,
       ...config.filters.map((row) => ({ name: row.name, filter: FILTERS[row.name]({ labels: row.labels ?? {} }) })),
@@ -62,10 +80,12 @@ export function runProfile(profile: Profile, context: SchedulingContext): Profil
   const dropped: Candidate[] = []
   for (const view of context.endpoints) {
     const filtered = firstObjection(profile, context, view)
-    if (filtered) dropped.push({ view, filtered, scores: [], total: 0 })
+    if (filtered) dropped.push({ view, prefix: undefined, filtered, scores: [], total: 0 })
     else kept.push(view)
   }
-  if (kept.length === 0) return { profile, chosen: undefined, order: [], candidates: dropped }
+  const session = profile.prefersSession ? sessionChoice(context, kept, dropped) : undefined
+  if (kept.length === 0)
+    return { profile, chosen: undefined, session: session?.outcome, order: [], candidates: dropped }
 
   const columns = profile.scorers.map(({ score }) => score(context, kept))
   const means = columns.map(meanOfKnown)
@@ -77,13 +97,15 @@ export function runProfile(profile: Profile, context: SchedulingContext): Profil
       // What is not known neither helps nor hurts: the mean of those that are known stands in.
       total += weight * (scores[column] ?? means[column] ?? 0)
     })
-    return { view, filtered: undefined, scores, total: weightSum > 0 ? total / weightSum : 0 }
+    const prefix = context.request.prefixes.get(view.endpoint.id)
+    return { view, prefix, filtered: undefined, scores, total: weightSum > 0 ? total / weightSum : 0 }
   })
 
   const ranked = [...scored].sort((a, b) => b.total - a.total)
-  const chosen = profile.picker.pick(ranked as readonly Scored[], context.random).view
+  const chosen = session?.view ?? profile.picker.pick(ranked as readonly Scored[], context.random).view
   const others = ranked.filter(({ view }) => view !== chosen).map(({ view }) => view.endpoint.id)
-  return { profile, chosen, order: [chosen.endpoint.id, ...others], candidates: [...ranked, ...dropped] }
+  const order = [chosen.endpoint.id, ...others]
+  return { profile, chosen, session: session?.outcome, order, candidates: [...ranked, ...dropped] }
 }
 
 function firstObjection(profile: Profile, context: SchedulingContext, view: EndpointView): Candidate['filtered'] {

@@ -1,3 +1,6 @@
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { loadRouterConfig, parseConfigText } from '../../cluster/config.ts'
 import { UserError } from '../../cluster/user-error.ts'
@@ -94,4 +97,84 @@ it('disabled filters and scorers are left out', () => {
     'f',
   )
   expect(file.scorers?.length).toBe(2)
+})
+
+describe('the guide’s own configuration', () => {
+  const guide = `filters:
+- name: prefill
+  enabled: true
+- name: by-label
+  enabled: true
+  labels:
+    llm-d.ai/role: prefill
+
+scorers:
+- name: cache-scorer
+  enabled: true
+  weight: 0.5
+  endpoint: "http://kv-cache-manager:8080"
+- name: load-scorer
+  enabled: true
+  weight: 0.3
+- name: session-affinity
+  enabled: true
+  weight: 0.2
+`
+  const configMap = `apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: epp-config
+data:
+  config.yaml: |
+${guide.replaceAll(/^/gm, '    ')}`
+  const load = (text: string) => {
+    const file = join(mkdtempSync(join(tmpdir(), 'warmpath-')), 'config.yaml')
+    writeFileSync(file, text)
+    return loadRouterConfig(file, { endpoints: ['http://127.0.0.1:8001'] })
+  }
+
+  it.each([
+    ['bare', guide],
+    ['inside its ConfigMap', configMap],
+  ])('loads verbatim, %s: its filters are the prefill profile, decode gets its scorers', (_, text) => {
+    const { profiles, kvManager } = load(text)
+    expect(kvManager).toBe('http://kv-cache-manager:8080')
+    const scorers = [
+      { name: 'cache-scorer', weight: 0.5 },
+      { name: 'load-scorer', weight: 0.3 },
+      { name: 'session-affinity', weight: 0.2 },
+    ]
+    expect(profiles.decode).toMatchObject({ filters: [{ name: 'decode' }], scorers })
+    expect(profiles.prefill?.filters.map(({ name }) => name)).toEqual(['prefill', 'by-label'])
+    expect(profiles.prefill?.scorers).toEqual(scorers)
+  })
+  it('points at the line of the ConfigMap where its inner text is wrong', () => {
+    expect(error(configMap.replace('weight: 0.3', 'weight: heavy'))).toBe(
+      'router.yaml:22: scorers[1].weight: expected number, got "heavy"',
+    )
+    expect(error('kind: ConfigMap\ndata:\n  other: 1\n')).toBe(
+      'router.yaml:1: this ConfigMap has no `config.yaml` under data',
+    )
+  })
+  it('what is not enabled is not there', () => {
+    const { profiles, kvManager } = load(guide.replaceAll('enabled: true', 'enabled: false'))
+    expect(profiles).toEqual({ decode: { filters: [], scorers: [], picker: 'max-score' }, prefill: undefined })
+    expect(kvManager).toBeUndefined()
+  })
+  it('without one, cache weighs 50 %, load 30 %, latency 20 %', () => {
+    expect(load('{}').profiles.decode.scorers).toEqual([
+      { name: 'cache-scorer', weight: 0.5 },
+      { name: 'load-scorer', weight: 0.3 },
+      { name: 'latency-scorer', weight: 0.2 },
+    ])
+  })
+  it('a flag for the KV-Cache Manager stands above the file', () => {
+    const file = join(mkdtempSync(join(tmpdir(), 'warmpath-')), 'config.yaml')
+    writeFileSync(file, guide)
+    const over = { endpoints: ['http://127.0.0.1:8001'], kvManager: 'http://10.0.0.9:8080' }
+    expect(loadRouterConfig(file, over).kvManager).toBe('http://10.0.0.9:8080')
+    expect(() => loadRouterConfig(file, { ...over, kvManager: 'kv:8080/x' })).toThrow(
+      '--kv-manager kv:8080/x: expected',
+    )
+  })
 })

@@ -1,13 +1,14 @@
 import { describe, expect, it } from 'vitest'
 import { decide } from '../../../cluster/epp/decide.ts'
 import { buildProfile } from '../../../cluster/scheduling/profile.ts'
+import { request } from '../requests.ts'
 import { view } from '../views.ts'
 
 const profiles = {
   decode: buildProfile('decode', { filters: [], scorers: [{ name: 'load-scorer', weight: 1 }], picker: 'max-score' }),
 }
 const place = (model: string, endpoints: Parameters<typeof decide>[2]) =>
-  decide(profiles, { model, promptTokens: 1 }, endpoints, () => 0)
+  decide(profiles, request({ model }), endpoints, () => 0)
 const ejected = { availability: { state: 'ejected', cause: 'down' } } as const
 
 describe('a request that cannot be placed is told why', () => {
@@ -30,5 +31,10 @@ describe('a request that cannot be placed is told why', () => {
   })
   it('a placed request carries no refusal', () => {
     expect(place('m', [view('a:1')])).toMatchObject({ rejection: undefined, decode: { order: ['a:1'] } })
+  })
+  it('a response whose engine is gone cannot be continued: the client is told to send it all', () => {
+    const facts = request({ bound: 'a:1' })
+    const { rejection } = decide(profiles, facts, [view('a:1', {}, ejected), view('b:1')], () => 0)
+    expect(rejection).toMatchObject({ reason: 'response-not-found', param: 'previous_response_id' })
   })
 })

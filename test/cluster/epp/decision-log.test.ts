@@ -6,6 +6,7 @@ import { CANDIDATES_MAX, createDecisionLog, type DecisionRecord, trimRun } from 
 import { explain } from '../../../cluster/epp/explain.ts'
 import { buildProfile } from '../../../cluster/scheduling/profile.ts'
 import { createRandom } from '../../../shared/random.ts'
+import { request } from '../requests.ts'
 import { endpoint, view } from '../views.ts'
 
 const profile = buildProfile('decode', {
@@ -28,7 +29,12 @@ function record(id: string, endpoints = 3): DecisionRecord {
     const load = { activeRequests: index, kvUsage: index / 10, scrapeAgeMs: 87.5 + index }
     return view(each.id, load, { endpoint: each, models: MODELS })
   })
-  const { decode } = decide({ decode: profile }, { model: 'm', promptTokens: 900 }, views, createRandom(1))
+  const { decode } = decide(
+    { decode: profile },
+    request({ promptTokens: 900, cached: { '10.0.0.0:8000': 768 } }),
+    views,
+    createRandom(1),
+  )
   const [first, second] = decode.order
   return {
     id,
@@ -39,8 +45,12 @@ function record(id: string, endpoints = 3): DecisionRecord {
     dialect: 'chat',
     model: 'm',
     stream: true,
-    promptTokensEstimate: 900,
+    promptTokens: 900,
+    tokensUnknown: undefined,
+    predictedCachedTokens: 768,
+    session: undefined,
     waitedMs: 0.2,
+    gatherMs: 1.4,
     decideMs: 0.04,
     run: trimRun(decode),
     candidatesTotal: decode.candidates.length,
@@ -66,15 +76,17 @@ describe('why: the SRE at night gets an answer', () => {
     expect(explain(record('d-1'))).toBe(
       [
         'decision d-1 at 2026-11-22T00:00:00.000Z',
-        'request  req_d-1: chat, streamed, model m, about 900 prompt tokens, tenant acme',
+        'request  req_d-1: chat, streamed, model m, tenant acme',
+        'prompt   900 tokens, looked up in 1.4 ms',
         'chosen   10.0.0.0:8000, by max-score among 3 of 3 endpoints, in 0.04 ms',
-        '* 10.0.0.0:8000  1.000 = load-scorer 1.00 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 1.00 × 0.1 + kv-usage 1.00 × 0.2  (0 active, 0 waiting, KV 0 %, metrics 88 ms old)',
-        '  10.0.0.1:8000  0.886 = load-scorer 0.89 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.50 × 0.1 + kv-usage 0.90 × 0.2  (1 active, 0 waiting, KV 10 %, metrics 89 ms old)',
-        '  10.0.0.2:8000  0.780 = load-scorer 0.80 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.00 × 0.1 + kv-usage 0.80 × 0.2  (2 active, 0 waiting, KV 20 %, metrics 90 ms old)',
+        'roles    no endpoint is for prefill alone: the role filter keeps all',
+        '* 10.0.0.0:8000  1.000 = load-scorer 1.00 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 1.00 × 0.1 + kv-usage 1.00 × 0.2  (768 cached, 0 active, 0 waiting, KV 0 %, metrics 88 ms old)',
+        '  10.0.0.1:8000  0.886 = load-scorer 0.89 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.50 × 0.1 + kv-usage 0.90 × 0.2  (cache not known, 1 active, 0 waiting, KV 10 %, metrics 89 ms old)',
+        '  10.0.0.2:8000  0.780 = load-scorer 0.80 × 0.4 + queue-depth 1.00 × 0.3 + active-requests 0.00 × 0.1 + kv-usage 0.80 × 0.2  (cache not known, 2 active, 0 waiting, KV 20 %, metrics 90 ms old)',
         'sent to  10.0.0.0:8000: could not be reached (ECONNREFUSED), over after 2.0 ms',
         'then to  10.0.0.1:8000: answered, over after 1197 ms',
         'first byte after 35 ms',
-        'usage    912 prompt tokens (0 cached), 120 completion tokens',
+        'usage    912 prompt tokens (0 cached, 768 predicted), 120 completion tokens',
         'ended    completed after 1200 ms',
       ].join('\n'),
     )
@@ -83,10 +95,33 @@ describe('why: the SRE at night gets an answer', () => {
   it('says what is not known instead of inventing zero', () => {
     const blind = record('d-2', 1)
     const unknown = view('a:1', { queuedRequests: undefined, kvUsage: undefined, scrapeAgeMs: undefined, stale: true })
-    const { decode } = decide({ decode: profile }, { model: 'm', promptTokens: 1 }, [unknown], () => 0)
+    const { decode } = decide({ decode: profile }, request(), [unknown], () => 0)
     const words = explain({ ...blind, run: decode })
     expect(words).toContain('queue-depth not known × 0.3')
     expect(words).toContain('queue not known, KV usage not known, never scraped')
+  })
+
+  it('tells what named the session, and why it left its endpoint', () => {
+    const base = record('d-4')
+    const session = (named: string | undefined, session: string | undefined) => {
+      const facts = request(session === undefined ? {} : { session })
+      const { decode } = decide({ decode: profile }, facts, [view('a:1', { queuedRequests: 9 }), view('b:1')], () => 0)
+      return explain({ ...base, session: named, run: decode })
+    }
+    expect(session('x-session-id', 'b:1')).toContain('session  by x-session-id: stays with its endpoint')
+    expect(session('x-session-id', 'b:1')).toContain('chosen   b:1, for its session among 2 of')
+    expect(session('x-session-token', 'a:1')).toContain(
+      'session  by x-session-token, but a:1 is overloaded: 9 requests wait there',
+    )
+    expect(session('prompt_cache_key', undefined)).toContain('session  by prompt_cache_key: not seen before')
+    expect(session(undefined, undefined)).not.toContain('session')
+  })
+
+  it('without token ids it says that the size is a guess, and why', () => {
+    const words = explain({ ...record('d-5'), tokensUnknown: 'no endpoint publishes KV events' })
+    expect(words).toContain(
+      'prompt   about 900 tokens; what pods hold of it is not known: no endpoint publishes KV events',
+    )
   })
 
   it('keeps 32 candidates of a large pool, the chosen one among them, and says how many there were', () => {

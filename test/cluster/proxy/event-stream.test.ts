@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { EventStream, usageOfAnswer } from '../../../cluster/proxy/event-stream.ts'
@@ -86,5 +87,28 @@ describe('usage of an unstreamed answer', () => {
   })
   it.each(['', '{}', '{"usage":{', '{"usage":{"prompt_tokens":"x"}}'])('is not invented from %j', (text) => {
     expect(usageOfAnswer(Buffer.from(text))).toBeUndefined()
+  })
+})
+
+describe('a streamed response', () => {
+  const file = new URL('../../fixtures/vllm/responses.json', import.meta.url)
+  const { stream: answer } = JSON.parse(readFileSync(file, 'utf8')) as { stream: string }
+  const withoutLast = answer.slice(0, answer.trimEnd().lastIndexOf('\n\n') + 2)
+
+  it('is whole when it has said so: it has no [DONE], and its usage stands in its last event', () => {
+    const stream = new EventStream(false, 'responses')
+    const text = Buffer.concat([stream.push(Buffer.from(answer)), stream.rest()]).toString()
+    expect(text).toBe(answer)
+    expect(stream).toMatchObject({ done: true, failed: false, usage: { promptTokens: 10, cachedTokens: 0 } })
+  })
+  it('that stops before that is not taken for whole', () => {
+    const stream = new EventStream(false, 'responses')
+    stream.push(Buffer.from(withoutLast))
+    expect(stream).toMatchObject({ done: false, usage: undefined })
+  })
+  it('cannot be ended by words of the model', () => {
+    const stream = new EventStream(false, 'responses')
+    stream.push(Buffer.from(`event: response.output_text.delta\ndata: {"delta":"event: response.completed\\n"}\n\n`))
+    expect(stream.done).toBe(false)
   })
 })

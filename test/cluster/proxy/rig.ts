@@ -5,7 +5,8 @@ import https from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { onTestFinished } from 'vitest'
 import { loadRouterConfig, parseConfigText, type RouterConfig } from '../../../cluster/config.ts'
-import { createLog, type Router, startRouter } from '../../../cluster/router.ts'
+import { createLog } from '../../../cluster/log.ts'
+import { type Router, startRouter } from '../../../cluster/router.ts'
 
 export type Generation = {
   readonly req: IncomingMessage
@@ -69,6 +70,11 @@ export async function startEngine(
     }
     if (req.url === '/metrics') {
       res.writeHead(engine.metrics === undefined ? 404 : 200).end(engine.metrics)
+      return
+    }
+    // It publishes no KV events.
+    if (req.url === '/kv_event_sources') {
+      res.writeHead(404).end('{"detail":"Not Found"}')
       return
     }
     let body = ''

@@ -1,8 +1,10 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { EndpointView, Role } from '../../../cluster/endpoints/endpoint.ts'
-import { buildProfile, type ProfileConfig, runProfile } from '../../../cluster/scheduling/profile.ts'
+import { buildProfile, type ProfileConfig, runProfile, type ScorerName } from '../../../cluster/scheduling/profile.ts'
+import type { SchedulingRequest } from '../../../cluster/scheduling/types.ts'
 import { createRandom } from '../../../shared/random.ts'
+import { request } from '../requests.ts'
 import { endpoint, view } from '../views.ts'
 
 const ALL_SCORERS: ProfileConfig['scorers'] = [
@@ -12,10 +14,14 @@ const ALL_SCORERS: ProfileConfig['scorers'] = [
   { name: 'kv-usage', weight: 0.2 },
 ]
 
-function run(endpoints: readonly EndpointView[], config: Partial<ProfileConfig> = {}, seed = 1) {
+function run(endpoints: readonly EndpointView[], config: Partial<ProfileConfig> = {}, seed = 1, facts = request()) {
   const profile = buildProfile('decode', { filters: [], scorers: ALL_SCORERS, picker: 'max-score', ...config })
-  const request = { model: 'm', promptTokens: 100 }
-  return runProfile(profile, { request, endpoints, random: createRandom(seed) })
+  return runProfile(profile, { request: facts, endpoints, random: createRandom(seed) })
+}
+
+function only(name: ScorerName, endpoints: readonly EndpointView[], facts: SchedulingRequest) {
+  const { candidates } = run(endpoints, { scorers: [{ name, weight: 1 }] }, 1, facts)
+  return Object.fromEntries(candidates.map(({ view, scores }) => [view.endpoint.id, scores[0]]))
 }
 
 const withRole = (id: string, role: Role) => view(id, {}, { endpoint: endpoint(id, { role }) })
@@ -107,6 +113,111 @@ describe('scores: an emptier pod is better', () => {
         }
       }),
     )
+  })
+})
+
+describe('scorers of warmth', () => {
+  const pods = [view('a:1'), view('b:1'), view('c:1')]
+
+  it('cache-scorer is the cached share of the prompt; a pod without events counts as cold beside those with some', () => {
+    const facts = request({ promptTokens: 100, cached: { 'a:1': 80, 'b:1': 0 } })
+    expect(only('cache-scorer', pods, facts)).toEqual({ 'a:1': 0.8, 'b:1': 0, 'c:1': 0 })
+    expect(only('cache-scorer', pods, request())).toEqual({ 'a:1': undefined, 'b:1': undefined, 'c:1': undefined })
+  })
+  it('latency-scorer prefers the pod with the shorter time to the first token, and ignores milliseconds of noise', () => {
+    const timed = [
+      view('slow:1', { ttftSeconds: 1.95 }),
+      view('fast:1', { ttftSeconds: 0.05 }),
+      view('alike:1', { ttftSeconds: 0.052 }),
+      view('new:1'),
+    ]
+    const scores = only('latency-scorer', timed, request())
+    expect(scores).toMatchObject({ 'fast:1': 1, 'slow:1': 0.05, 'new:1': undefined })
+    expect(scores['alike:1']).toBeGreaterThan(0.95)
+  })
+  it('session-affinity marks the pod of the last turn', () => {
+    expect(only('session-affinity', pods, request({ session: 'b:1' }))).toEqual({ 'a:1': 0, 'b:1': 1, 'c:1': 0 })
+    expect(only('session-affinity', pods, request())).toEqual({ 'a:1': 0, 'b:1': 0, 'c:1': 0 })
+  })
+  it('lora-affinity prefers a loaded adapter, then a free slot, and has no opinion on base models', () => {
+    const serving = { models: ['m', 'ada'], adapters: ['ada'] }
+    const pods = [
+      view('has:1', { loras: { running: ['ada'], waiting: [], max: 2 } }, serving),
+      view('free:1', { loras: { running: ['x'], waiting: [], max: 2 } }, serving),
+      view('full:1', { loras: { running: ['x', 'y'], waiting: [], max: 2 } }, serving),
+      view('soon:1', { loras: { running: ['x', 'y'], waiting: ['ada'], max: 2 } }, serving),
+      view('mute:1', {}, serving),
+    ]
+    expect(only('lora-affinity', pods, request({ model: 'ada' }))).toEqual({
+      'has:1': 1,
+      'free:1': 0.8,
+      'full:1': 0,
+      'soon:1': 0.6,
+      'mute:1': undefined,
+    })
+    expect(new Set(Object.values(only('lora-affinity', pods, request())))).toEqual(new Set([1]))
+  })
+  it('lru-scorer spreads cold prompts over pods, the one that got none longest first, and is silent when one is warm', () => {
+    const pods = [view('late:1', {}, { lastColdAtMs: 30 }), view('early:1', {}, { lastColdAtMs: 10 }), view('never:1')]
+    expect(only('lru-scorer', pods, request())).toEqual({ 'never:1': 1, 'early:1': 0.5, 'late:1': 0 })
+    const warm = request({ cached: { 'late:1': 16 } })
+    expect(new Set(Object.values(only('lru-scorer', pods, warm)))).toEqual(new Set([0.5]))
+  })
+  it('a warm pod beats an idle one under the default weights, until it is much busier', () => {
+    const scorers: ProfileConfig['scorers'] = [
+      { name: 'cache-scorer', weight: 0.5 },
+      { name: 'load-scorer', weight: 0.3 },
+      { name: 'latency-scorer', weight: 0.2 },
+    ]
+    const facts = request({ promptTokens: 1_000, cached: { 'warm:1': 900, 'idle:1': 0 } })
+    const place = (activeRequests: number, cached: SchedulingRequest) =>
+      run([view('warm:1', { activeRequests }), view('idle:1')], { scorers }, 1, cached).chosen?.endpoint.id
+    expect(place(8, facts)).toBe('warm:1')
+    const little = request({ promptTokens: 1_000, cached: { 'warm:1': 100, 'idle:1': 0 } })
+    expect(place(16, little)).toBe('idle:1')
+  })
+})
+
+describe('a session stays with its endpoint', () => {
+  const cold = view('own:1', { activeRequests: 4 })
+  const stay = (own: EndpointView, others: readonly EndpointView[], config: Partial<ProfileConfig> = {}) =>
+    run([own, ...others], config, 1, request({ session: 'own:1', cached: { 'other:1': 90 } }))
+
+  it('whatever the others score: its last turn was computed there', () => {
+    expect(stay(cold, [view('other:1')])).toMatchObject({
+      order: ['own:1', 'other:1'],
+      session: { kind: 'kept' },
+    })
+  })
+  it.each<[string, EndpointView, string]>([
+    ['ejected', view('own:1', {}, { availability: { state: 'ejected', cause: 'hung' } }), 'own:1: hung'],
+    ['overloaded by its queue', view('own:1', { queuedRequests: 9 }), 'own:1 is overloaded: 9 requests wait there'],
+    [
+      'overloaded beside the others',
+      view('own:1', { activeRequests: 30 }),
+      'own:1 is overloaded: 30 requests are active there, 0 elsewhere',
+    ],
+    ['of another pool now', view('moved:1'), 'own:1 is gone'],
+  ])('unless it is %s: then the scores decide, and why says so', (_, own, because) => {
+    expect(stay(own, [view('other:1')])).toMatchObject({ session: { kind: 'left', because } })
+    expect(stay(own, [view('other:1')]).chosen?.endpoint.id).not.toBe('own:1')
+  })
+  it('when everybody is as busy, leaving would win nothing', () => {
+    const busy = { queuedRequests: 9, activeRequests: 40 }
+    expect(stay(view('own:1', busy), [view('other:1', busy)]).session).toEqual({ kind: 'kept' })
+  })
+  it('with the session-affinity scorer in the configuration, its weight decides instead', () => {
+    const scorers: ProfileConfig['scorers'] = [
+      { name: 'cache-scorer', weight: 0.5 },
+      { name: 'session-affinity', weight: 0.2 },
+    ]
+    const { chosen, session } = stay(cold, [view('other:1')], { scorers })
+    expect(chosen?.endpoint.id).toBe('other:1')
+    expect(session).toBeUndefined()
+  })
+  it('a stored response binds harder: no other endpoint has it', () => {
+    const facts = request({ bound: 'own:1', session: 'other:1' })
+    expect(run([cold, view('other:1')], {}, 1, facts).order).toEqual(['own:1'])
   })
 })
 

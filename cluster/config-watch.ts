@@ -1,0 +1,49 @@
+// Reads the configuration file again when it has changed. A bad file keeps what was read before, and says where it is
+// wrong. The content is compared, not a time stamp: Kubernetes swaps the links of a mounted ConfigMap.
+import { readFile } from 'node:fs/promises'
+
+const INTERVAL_MS = 1_000
+
+export type ConfigWatch = { readonly close: () => void }
+
+/**
+ * @param changed is told of the content at first and of every other one later, reads it and throws when it is wrong;
+ * `refused` is told why, once.
+ */
+export function watchConfig(
+  file: string,
+  changed: () => void,
+  refused: (message: string) => void,
+  intervalMs = INTERVAL_MS,
+): ConfigWatch {
+  let seen: string | undefined
+  let closed = false
+  let timer: NodeJS.Timeout | undefined
+
+  async function look(): Promise<void> {
+    let text: string | undefined
+    try {
+      text = await readFile(file, 'utf8')
+    } catch {
+      // Being replaced; or gone, which changes nothing as long as this process lives.
+    }
+    if (closed) return
+    if (text !== undefined && text !== seen) {
+      seen = text
+      try {
+        changed()
+      } catch (error) {
+        refused((error as Error).message)
+      }
+    }
+    timer = setTimeout(() => void look(), intervalMs)
+  }
+  void look()
+
+  return {
+    close() {
+      closed = true
+      clearTimeout(timer)
+    },
+  }
+}

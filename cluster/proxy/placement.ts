@@ -1,0 +1,83 @@
+// What a request brings to its placement and takes from it: where its conversation was before, what each endpoint would be
+// sent, and who is told which endpoint serves.
+import type { IncomingMessage } from 'node:http'
+import { ENGINE_FORWARDED_HEADERS, HEADER } from '../../shared/headers.ts'
+import type { EndpointId } from '../endpoints/endpoint.ts'
+import type { EndpointPrefix } from '../kv/prefix-match.ts'
+import type { LegRequest } from '../legs/leg.ts'
+import type { Caller } from './caller.ts'
+import type { ProxyDeps } from './deps.ts'
+import { type EngineRequest, withResponseId } from './engine-request.ts'
+import { headerOf, pathOf } from './refuse.ts'
+import { type SessionId, scopeOf, sessionIdOf } from './session-id.ts'
+
+export type Origin = {
+  readonly session:
+    | (Pick<SessionId, 'source'> & { readonly key: string | undefined; readonly endpoint: EndpointId | undefined })
+    | undefined
+  /** Where the response lies that the request continues. */
+  readonly bound: EndpointId | undefined
+}
+
+/** Where the conversation was before: by the edge's word, by the caller's, or by the response that it continues. */
+export function originOf(
+  { pins, sessions, endpoints }: ProxyDeps,
+  caller: Caller,
+  request: EngineRequest,
+  req: IncomingMessage,
+): Origin {
+  const scope = scopeOf(caller, req.headers)
+  const { previousResponseId, promptCacheKey } = request
+  const bound =
+    previousResponseId === undefined ? undefined : pins.endpointOfResponse(previousResponseId, scope, endpoints.ids())
+  const named = sessionIdOf(req.headers, promptCacheKey, scope)
+  if (caller.pin !== undefined) {
+    const endpoint = pins.endpointOfPin(caller.pin, endpoints.ids())
+    return { session: { source: HEADER.sessionToken, key: named?.key, endpoint }, bound }
+  }
+  return { session: named && { ...named, endpoint: sessions.find(named.key) }, bound }
+}
+
+/** Remembers who serves the session, and tells the edge. */
+export function servedBy({ pins, sessions }: ProxyDeps, { trusted }: Caller, session: Origin['session']) {
+  return (endpoint: EndpointId): Readonly<Record<string, string>> => {
+    if (session?.key !== undefined) sessions.served(session.key, endpoint)
+    return trusted ? { [HEADER.pin]: pins.pinOf(endpoint) } : {}
+  }
+}
+
+/** A scope of its own, so that nothing but the exchange holds the body. */
+export function legsOf(
+  { pins }: ProxyDeps,
+  req: IncomingMessage,
+  decisionId: string,
+  { dialect, body }: EngineRequest,
+  scope: string,
+  prefixes: ReadonlyMap<EndpointId, EndpointPrefix>,
+): (endpoint: EndpointId) => LegRequest {
+  const path = pathOf(req)
+  const headers = engineHeaders(req, decisionId)
+  return (endpoint) => {
+    const prefix = prefixes.get(endpoint)
+    // The prefix lies in one rank's cache: without its name any of them may get the request.
+    const rank = prefix && prefix.ranks > 1 && prefix.matchedTokens > 0 ? { [RANK_HEADER]: String(prefix.rank) } : {}
+    const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope)) : body
+    return { method: 'POST', path, headers: { ...headers, ...rank }, body: sent }
+  }
+}
+
+/** vLLM's, between the ranks of one server. */
+export const RANK_HEADER = 'x-data-parallel-rank'
+
+/**
+ * Built from an allow-list: routing headers, whoever sent them, never reach an engine. The decision's id goes along as
+ * the request's, so that the engine's logs and the answer's own id lead back to `why`.
+ */
+export function engineHeaders(req: IncomingMessage, decisionId: string): Record<string, string> {
+  const headers: Record<string, string> = { 'content-type': 'application/json', [HEADER.requestId]: decisionId }
+  for (const name of ENGINE_FORWARDED_HEADERS) {
+    const value = headerOf(req, name)
+    if (value !== undefined) headers[name] = value
+  }
+  return headers
+}

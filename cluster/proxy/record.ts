@@ -1,0 +1,103 @@
+// What is written down of a request while it goes on: its decision record, its log line, and how well its cached tokens were
+// predicted.
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Dialect } from '../../shared/dialect.ts'
+import type { Rejection } from '../../shared/rejection.ts'
+import type { DecisionRecord } from '../epp/decision-log.ts'
+import type { ProxyDeps } from './deps.ts'
+import type { EngineRequest } from './engine-request.ts'
+import { pathOf, refuse } from './refuse.ts'
+
+export type Arrival = { readonly dialect: Dialect; readonly requestId: string; readonly id: string }
+
+/** What is known of a request before it is read. */
+export const UNREAD = { model: 'unknown', stream: false, promptTokensEstimate: 0 }
+
+export function newRecord(
+  { id, requestId, dialect }: Arrival,
+  { model, stream, promptTokensEstimate }: Pick<EngineRequest, 'model' | 'stream' | 'promptTokensEstimate'>,
+  tenant: string | undefined,
+  startedAtMs: number,
+  atEpochMs: number,
+): DecisionRecord {
+  return {
+    id,
+    atEpochMs,
+    startedAtMs,
+    requestId,
+    tenant,
+    dialect,
+    model,
+    stream,
+    promptTokens: promptTokensEstimate,
+    tokensUnknown: undefined,
+    predictedCachedTokens: undefined,
+    session: undefined,
+    waitedMs: 0,
+    gatherMs: 0,
+    decideMs: 0,
+    run: undefined,
+    candidatesTotal: 0,
+    rejection: undefined,
+    attempts: [],
+    firstByteAtMs: undefined,
+    endedAtMs: undefined,
+    outcome: undefined,
+    usage: undefined,
+  }
+}
+
+/** One line per request: never a body, never a key. */
+export function summaryOf(record: DecisionRecord, status: number): Record<string, unknown> {
+  const { id, requestId, tenant, dialect, model, stream, attempts, startedAtMs, firstByteAtMs, endedAtMs, usage } =
+    record
+  return {
+    decision: id,
+    requestId,
+    tenant,
+    dialect,
+    model,
+    stream,
+    status,
+    endpoint: attempts.at(-1)?.endpoint,
+    attempts: attempts.length,
+    outcome: record.outcome,
+    ttftMs: firstByteAtMs === undefined ? undefined : Math.round(firstByteAtMs - startedAtMs),
+    predictedCachedTokens: record.predictedCachedTokens,
+    durationMs: endedAtMs === undefined ? undefined : Math.round(endedAtMs - startedAtMs),
+    ...usage,
+  }
+}
+
+/** Refused before there was anything to decide: its id finds that in `why` like any other. */
+export function turnAway(
+  deps: ProxyDeps,
+  arrival: Arrival,
+  startedAtMs: number,
+  req: IncomingMessage,
+  res: ServerResponse,
+  rejection: Rejection,
+): void {
+  const record = newRecord(arrival, UNREAD, undefined, startedAtMs, deps.epochMs())
+  record.rejection = rejection
+  record.outcome = `refused: ${rejection.reason}`
+  record.endedAtMs = deps.nowMs()
+  deps.decisions.add(record)
+  deps.metrics.refused(rejection.reason)
+  const { status } = refuse(res, pathOf(req), rejection)
+  deps.metrics.answered(pathOf(req), UNREAD.model, status)
+  deps.log.info(summaryOf(record, status), 'request')
+}
+
+/** The prediction beside what the engine says. */
+export function compare(
+  { accuracy, metrics }: ProxyDeps,
+  { attempts, predictedCachedTokens: predicted, usage }: DecisionRecord,
+): void {
+  const endpoint = attempts.at(-1)?.endpoint
+  const actual = usage?.cachedTokens
+  if (endpoint === undefined || predicted === undefined || actual === undefined) return
+  const { promptTokens = 0 } = usage ?? {}
+  accuracy.add(endpoint, { predicted, actual, promptTokens })
+  metrics.predicted(endpoint, predicted, actual)
+}

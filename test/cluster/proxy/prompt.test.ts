@@ -1,0 +1,56 @@
+import { describe, expect, it } from 'vitest'
+import { scanBody } from '../../../cluster/proxy/body.ts'
+import { promptOf } from '../../../cluster/proxy/prompt.ts'
+import type { Dialect } from '../../../shared/dialect.ts'
+
+function prompt(dialect: Dialect, value: unknown) {
+  const body = Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
+  const scan = scanBody(body)
+  if (!scan.ok) throw new Error(scan.message)
+  const found = promptOf(dialect, body, scan.members)
+  if (found.kind === 'text') return JSON.parse(found.body.toString()) as unknown
+  return found.kind === 'ids' ? [...found.ids] : found.because
+}
+
+const messages = [{ role: 'user', content: 'hi' }]
+
+describe('what of a request makes its prompt', () => {
+  it.each<[string, Dialect, unknown, unknown]>([
+    [
+      'a chat: what the template reads, and nothing of how it is answered',
+      'chat',
+      { model: 'm', messages, tools: [{ type: 'function' }], stream: true, temperature: 0, max_tokens: 5, user: 'u' },
+      { model: 'm', messages, tools: [{ type: 'function' }] },
+    ],
+    [
+      'a chat with reasoning effort: vLLM hands it to the template, with thinking switched on',
+      'chat',
+      { model: 'm', messages, reasoning_effort: 'low' },
+      { model: 'm', messages, chat_template_kwargs: { reasoning_effort: 'low', enable_thinking: true } },
+    ],
+    [
+      'a chat whose own template arguments stand above that',
+      'chat',
+      { model: 'm', messages, reasoning_effort: 'none', chat_template_kwargs: { enable_thinking: true, a: 1 } },
+      { model: 'm', messages, chat_template_kwargs: { reasoning_effort: 'none', enable_thinking: true, a: 1 } },
+    ],
+    [
+      'a chat with no effort at all',
+      'chat',
+      { model: 'm', messages, reasoning_effort: null },
+      { model: 'm', messages },
+    ],
+    ['a completion of text', 'completions', { model: 'm', prompt: 'x', n: 2 }, { model: 'm', prompt: 'x' }],
+    ['a completion of one text in a list', 'completions', { model: 'm', prompt: ['x'] }, { model: 'm', prompt: 'x' }],
+    ['a completion of token ids', 'completions', { model: 'm', prompt: [1, 2, 3] }, [1, 2, 3]],
+    ['a completion of one list of token ids', 'completions', { model: 'm', prompt: [[1, 2]] }, [1, 2]],
+    ['several prompts', 'completions', { model: 'm', prompt: ['x', 'y'] }, 'the request holds several prompts'],
+    ['ids that are none', 'completions', { model: 'm', prompt: [1, -2] }, 'the request holds several prompts'],
+    ['no prompt', 'completions', { model: 'm' }, 'the request has no prompt'],
+    ['a prompt of neither kind', 'completions', { model: 'm', prompt: 3 }, 'the prompt is neither text nor token ids'],
+    ['a list that is no JSON', 'completions', '{"model":"m","prompt":[1,,2]}', 'the prompt is not valid JSON'],
+    ['a response', 'responses', { model: 'm', input: 'x' }, 'a prompt of responses is tokenised by the engine alone'],
+  ])('%s', (_, dialect, value, expected) => {
+    expect(prompt(dialect, value)).toEqual(expected)
+  })
+})
