@@ -85,6 +85,8 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
   }
 
   async function tick(its: Followed): Promise<void> {
+    // Where no events come any more, nothing else sweeps up what those left behind that are gone.
+    deps.index.sweep()
     const lost = its.streams.some(({ state }) => state.state === 'lost' || state.state === 'connecting')
     if (its.streams.length === 0 || lost) await look(its)
     else its.timer = setTimeout(() => void tick(its), ASK_INTERVAL_MS)

@@ -226,6 +226,18 @@ function registerCacheGauges(registers: Registry[], { endpoints, index, watch }:
     },
   })
   new Gauge({
+    name: 'warmpath_kv_ignored',
+    help: 'What KV events brought and the index left out, by reason, since the start.',
+    labelNames: ['reason'],
+    registers,
+    collect() {
+      const { ignored, shedBlocks, orphans } = index.stats()
+      for (const [reason, count] of Object.entries(ignored)) this.set({ reason }, count)
+      this.set({ reason: 'no-room' }, shedBlocks)
+      this.set({ reason: 'parent-never-came' }, orphans.dropped)
+    },
+  })
+  new Gauge({
     name: 'warmpath_kv_stream_live',
     help: '1 when an endpoint’s KV events arrive and none is missing, 0 while they do not or some are.',
     labelNames: ['endpoint', 'rank'],
