@@ -51,8 +51,8 @@ const GPU = 'GPU'
 const MEDIUM_CHARS_MAX = 64
 
 /**
- * Invariant: the prompt table shows this source (by `ordinal`) as holder of a block in a tier exactly when `#holds` has a
- * key with our hash of it and a kind of that tier, or more often than once `#more` tells how many keys beyond one.
+ * Invariant: the prompt table has `ordinal` among the holders of a block in a tier exactly when `#holds` has a key with
+ * our hash of it and a kind of that tier; `#more` counts such keys beyond the first.
  */
 export class IndexedSource {
   readonly endpoint: EndpointId

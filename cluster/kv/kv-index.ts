@@ -10,7 +10,7 @@ import type { MatchPrefix } from './prefix-match.ts'
 import { PromptTable } from './prompt-table.ts'
 
 export type KvIndexLimits = {
-  /** Blocks held, counted once for each source and medium; 32 to 64 bytes each. */
+  /** Blocks held, counted once for each source and medium; 45 to 76 bytes each. */
   readonly blocksMax: number
   readonly blocksPerSourceMax: number
   readonly sourcesMax: number
