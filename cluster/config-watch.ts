@@ -3,12 +3,14 @@
 import { readFile } from 'node:fs/promises'
 
 const INTERVAL_MS = 1_000
+/** A file that is being replaced is away for a moment. */
+const MISSED_LOOKS_MAX = 3
 
 export type ConfigWatch = { readonly close: () => void }
 
 /**
- * @param changed is told of the content at first and of every other one later, reads it and throws when it is wrong;
- * `refused` is told why, once.
+ * @param changed is told of the content at first and of every other one later, reads it and throws when it is wrong.
+ * @param refused is told why, once; and once when the file cannot be read any more.
  */
 export function watchConfig(
   file: string,
@@ -17,6 +19,7 @@ export function watchConfig(
   intervalMs = INTERVAL_MS,
 ): ConfigWatch {
   let seen: string | undefined
+  let missed = 0
   let closed = false
   let timer: NodeJS.Timeout | undefined
 
@@ -24,8 +27,13 @@ export function watchConfig(
     let text: string | undefined
     try {
       text = await readFile(file, 'utf8')
-    } catch {
-      // Being replaced; or gone, which changes nothing as long as this process lives.
+      missed = 0
+    } catch (error) {
+      if (!closed && ++missed === MISSED_LOOKS_MAX) {
+        // Whatever it holds when it is back is news.
+        seen = undefined
+        refused(`${file} cannot be read: ${(error as NodeJS.ErrnoException).code}`)
+      }
     }
     if (closed) return
     if (text !== undefined && text !== seen) {

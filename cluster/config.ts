@@ -5,6 +5,7 @@ import * as v from 'valibot'
 import { isNode, isScalar, LineCounter, parseDocument } from 'yaml'
 import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
 import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
+import { isEventsAddress } from './kv/sources.ts'
 import {
   FILTERS,
   type FilterName,
@@ -34,9 +35,20 @@ const origin = v.pipe(
   v.string(),
   v.check((text) => originOf(text) !== undefined, 'expected an URL like http://10.0.0.7:8000, without a path'),
 )
+const eventsAddress = v.pipe(v.string(), v.check(isEventsAddress, 'expected an address like tcp://*:5557'))
 
 const namesOf = <T extends object>(table: T): [keyof T & string, ...(keyof T & string)[]] =>
   Object.keys(table) as [keyof T & string, ...(keyof T & string)[]]
+
+/** Endpoints that are listed twice: the later one is where the mistake is seen. */
+function refuseTwice(rows: readonly { readonly url: string }[], addIssue: v.RawCheckAddIssue<unknown>): void {
+  const ids = rows.map(({ url }) => endpointIdOf(new URL(url)))
+  ids.forEach((id, key) => {
+    if (ids.indexOf(id) === key) return
+    const path = [{ type: 'array', origin: 'value', input: [...rows], key, value: rows[key] }] as const
+    addIssue({ message: `endpoint ${id} is listed twice`, path: [...path] })
+  })
+}
 
 const ConfigFile = v.strictObject({
   host: v.optional(v.string()),
@@ -46,15 +58,20 @@ const ConfigFile = v.strictObject({
   edgeKeys: v.optional(v.string()),
   allowUnsigned: v.optional(v.boolean()),
   endpoints: v.optional(
-    v.array(
-      v.strictObject({
-        url: origin,
-        role: v.optional(v.picklist(['prefill', 'decode', 'both'])),
-        labels: v.optional(labels),
-        apiKey: v.optional(v.string()),
-        ca: v.optional(v.string()),
-        events: v.optional(v.string()),
-        replay: v.optional(v.string()),
+    v.pipe(
+      v.array(
+        v.strictObject({
+          url: origin,
+          role: v.optional(v.picklist(['prefill', 'decode', 'both'])),
+          labels: v.optional(labels),
+          apiKey: v.optional(v.string()),
+          ca: v.optional(v.string()),
+          events: v.optional(eventsAddress),
+          replay: v.optional(eventsAddress),
+        }),
+      ),
+      v.rawCheck(({ dataset, addIssue }) => {
+        if (dataset.typed) refuseTwice(dataset.value, addIssue)
       }),
     ),
   ),
@@ -244,7 +261,7 @@ function parseSettings(text: string, file: string, linesBefore: number): ConfigF
 const CONFIG_MAP_KEY = 'config.yaml'
 
 function expectation(issue: v.BaseIssue<unknown>): string {
-  if (issue.type === 'check') return issue.message
+  if (issue.type === 'check' || issue.type === 'raw_check') return issue.message
   if (issue.type === 'strict_object' && issue.expected === 'never') return 'there is no such setting'
   if (issue.type === 'strict_object' && issue.received === 'undefined') return 'is missing'
   const expected = (issue.expected ?? issue.message).replaceAll(/[()"]/g, '').replaceAll(' | ', ', ')

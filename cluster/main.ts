@@ -36,6 +36,12 @@ const listenFlags = {
   port: { type: 'string', value: 'N', help: 'listen on this port' },
 } as const satisfies Record<string, Flag>
 
+/** Where a configuration file may say it too. */
+const configuredHost = {
+  ...listenFlags.host,
+  help: 'listen there (default: as configured, else POD_IP, else 127.0.0.1)',
+}
+
 const COMMANDS: Readonly<Record<string, Command>> = {
   up: {
     summary: 'everything on this machine: edge, router and simulated pods, with a key to try them',
@@ -74,7 +80,8 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       config: { type: 'string', value: 'FILE', help: 'configuration (YAML); flags stand above it' },
       endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
       'vllm-port': { type: 'string', value: 'N', help: 'short for --endpoint http://127.0.0.1:N' },
-      ...listenFlags,
+      host: configuredHost,
+      port: listenFlags.port,
       'admin-host': { type: 'string', value: 'ADDRESS', help: 'admin door: metrics, decisions (default 127.0.0.1)' },
       'admin-port': { type: 'string', value: 'N', help: 'its port (default 8081)' },
       'kv-manager': {
@@ -98,9 +105,13 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'scrapes the pods and tells their load, to Prometheus and to routers',
     usage: 'load-monitor --endpoint URL … | --config FILE',
     flags: {
-      config: { type: 'string', value: 'FILE', help: "the router's configuration (YAML): its endpoints are watched" },
+      config: {
+        type: 'string',
+        value: 'FILE',
+        help: "the router's configuration (YAML): its endpoints are watched, as they change",
+      },
       endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
-      host: listenFlags.host,
+      host: configuredHost,
       port: { type: 'string', value: 'N', help: 'listen on this port (default 9090)' },
       'dcgm-port': {
         type: 'string',
@@ -147,7 +158,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       admin: { type: 'string', value: 'URL', help: `the router's admin door (default ${ADMIN_URL})` },
       last: { type: 'string', value: 'N', help: 'without an id: the newest N decisions (default 1)' },
     },
-    more: 'The id stands in the answer’s x-warmpath-decision header, and in the answer’s own id after `chatcmpl-` or `cmpl-`.',
+    more: 'The id is the answer’s x-warmpath-decision header, or the answer’s own id (chatcmpl-…, cmpl-…, resp_…).',
     positionals: true,
     run: runWhy,
   },
@@ -235,16 +246,20 @@ async function runRouter(values: FlagValues): Promise<void> {
 }
 
 async function runLoadMonitor(values: FlagValues): Promise<void> {
-  const config = loadRouterConfig(text(values, 'config'), {
-    host: text(values, 'host'),
-    logLevel: choice(values, 'log-level', LOG_LEVELS),
-    endpoints: texts(values, 'endpoint'),
-    podIp: podIp(),
-    // It takes no requests for engines: nobody has to sign anything.
-    allowUnsigned: true,
-  })
+  const file = text(values, 'config')
+  const load = () =>
+    loadRouterConfig(file, {
+      host: text(values, 'host'),
+      logLevel: choice(values, 'log-level', LOG_LEVELS),
+      endpoints: texts(values, 'endpoint'),
+      podIp: podIp(),
+      // It takes no requests for engines: nobody has to sign anything.
+      allowUnsigned: true,
+    })
+  const config = load()
   const { createLog } = await import('./log.ts')
   const { startLoadMonitor } = await import('./load-monitor/server.ts')
+  const { watchConfig } = await import('./config-watch.ts')
   const log = createLog(config.logLevel)
   const monitor = await startLoadMonitor(
     {
@@ -255,7 +270,16 @@ async function runLoadMonitor(values: FlagValues): Promise<void> {
     },
     log,
   )
+  const watch =
+    file === undefined
+      ? undefined
+      : watchConfig(
+          file,
+          () => monitor.replace(load().endpoints),
+          (message) => log.error({ file, message }, 'the configuration has a fault; the pods before are watched on'),
+        )
   const signal = await stopSignal()
+  watch?.close()
   log.info({ signal }, 'stopping')
   await monitor.close()
   log.info('ended')
@@ -296,10 +320,8 @@ async function runSimulator(values: FlagValues): Promise<void> {
 
 async function runWhy(values: FlagValues, [id]: readonly string[]): Promise<void> {
   const admin = text(values, 'admin') ?? ADMIN_URL
-  // An answer's own id is the decision's behind a prefix.
-  const decision = id?.replace(/^(chatcmpl|cmpl)-/, '')
   const last = number(values, 'last', 1, 1_000) ?? 1
-  const path = decision === undefined ? `/decisions?limit=${last}` : `/decisions/${encodeURIComponent(decision)}`
+  const path = id === undefined ? `/decisions?limit=${last}` : `/decisions/${encodeURIComponent(id)}`
   let answer: Response
   try {
     answer = await fetch(new URL(path, admin), { headers: { accept: 'text/plain' } })

@@ -90,7 +90,7 @@ export async function startRouter(
         nowMs,
         budgetMs: () => current.timeouts.tokenizeMs,
       }),
-      findPrefixes: remote?.findPrefixes ?? index.match,
+      findPrefixes: remote?.findPrefixes ?? ((query) => ({ matches: index.match(query), by: undefined })),
       knowsCaches: () => watch.follows() || remote?.answers() === true,
     },
     sessions: createSessions(nowMs),
@@ -150,8 +150,16 @@ export async function startRouter(
   })
   log.info({ host: config.host, port, adminPort, endpoints: endpoints.ids() }, 'router listens')
 
+  let faulty = false
   function apply(next: RouterConfig): void {
-    if (isDeepStrictEqual(next, current)) return
+    const cured = faulty
+    faulty = false
+    if (isDeepStrictEqual(next, current)) {
+      if (!cured) return
+      metrics.reloaded(true)
+      log.info('the configuration has no fault any more: it is what is in effect')
+      return
+    }
     const { added, removed, changed } = endpoints.replace(next.endpoints)
     connections.replace(next.endpoints)
     for (const id of removed) {
@@ -161,6 +169,8 @@ export async function startRouter(
     void monitor.refresh().then(follow)
     profiles = profilesOf(next)
     log.level = next.logLevel
+    proxy.headersTimeout = next.timeouts.headerMs
+    proxy.requestTimeout = next.timeouts.headerMs * 2
     const restart = NEEDS_RESTART.filter((name) => !isDeepStrictEqual(current[name], next[name]))
     current = next
     metrics.reloaded(true)
@@ -173,8 +183,9 @@ export async function startRouter(
       reload.file,
       () => apply(reload.read()),
       (message) => {
+        faulty = true
         metrics.reloaded(false)
-        log.error({ message }, 'the configuration has a fault; the one before stays in effect')
+        log.error({ file: reload.file, message }, 'the configuration has a fault; the one before stays in effect')
       },
     )
 
@@ -252,7 +263,8 @@ const TOLD = {
   'kv-stream': ['info', 'KV event stream'],
   'kv-fault': ['warn', 'KV events that cannot be read'],
   'kv-none': ['info', 'no KV events: what this endpoint has cached is not known'],
-  'kv-manager': ['info', 'KV-Cache Manager'],
+  'kv-manager-answers': ['info', 'the KV-Cache Manager is asked what pods hold'],
+  'kv-manager-lost': ['warn', 'the KV-Cache Manager does not answer; the index in this process stands in'],
   'load-monitor-answers': ['info', 'the load monitor tells the pods’ load'],
   'load-monitor-lost': ['warn', 'the load monitor does not answer; the router scrapes the pods itself'],
   'load-monitor-lacks': ['info', 'the load monitor has no fresh word of these; the router scrapes them itself'],

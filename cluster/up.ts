@@ -85,7 +85,7 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   const rows = [
     ['edge', edge.url, 'OpenAI API; key below'],
     ['router', `http://127.0.0.1:${router.port}`, 'takes only what the edge signed'],
-    ['admin', `http://127.0.0.1:${router.adminPort}`, '/decisions, /endpoints, /metrics; no key'],
+    ['admin', `http://127.0.0.1:${router.adminPort}`, '/decisions, /endpoints, /accuracy, /metrics; no key'],
     ...config.endpoints.map(({ origin }, index) => [
       pods.length > 0 ? `pod ${index + 1}` : `engine ${index + 1}`,
       origin,

@@ -1,7 +1,7 @@
 // What a decision is made from, gathered: the prompt's token ids, what each endpoint holds of them, where the session was.
 // Nothing here fails a request: what cannot be known is missing, and says why.
 import type { EndpointId, EndpointView } from '../endpoints/endpoint.ts'
-import { bestByEndpoint, type EndpointPrefix, type PrefixMatch, type PromptQuery } from '../kv/prefix-match.ts'
+import { bestByEndpoint, type EndpointPrefix, type FindPrefixes } from '../kv/prefix-match.ts'
 import type { Prompt, Tokenize } from '../tokens/tokenizer.ts'
 
 export type PromptFacts = {
@@ -9,11 +9,13 @@ export type PromptFacts = {
   /** In words, where token ids are not known; undefined where they are. */
   readonly tokensUnknown: string | undefined
   readonly prefixes: ReadonlyMap<EndpointId, EndpointPrefix>
+  /** Who told the prefixes; see {@link FindPrefixes}. */
+  readonly lookedUpBy?: string | undefined
 }
 
 export type GatherDeps = {
   readonly tokenize: Tokenize
-  readonly findPrefixes: (query: PromptQuery) => readonly PrefixMatch[] | Promise<readonly PrefixMatch[]>
+  readonly findPrefixes: FindPrefixes
   /** Whether anybody's KV cache is known: without that, token ids would be asked for in vain. */
   readonly knowsCaches: () => boolean
 }
@@ -46,6 +48,7 @@ export async function gatherPrompt(
   // Engines may list the same weights under different first names; nearly always there is one.
   const baseModels = new Set(serving.map(({ baseModel }) => baseModel).filter((name) => name !== undefined))
   const queries = [...baseModels].map((base) => findPrefixes({ tokenIds, model: base, lora, cacheSalt }))
-  const matches = (await Promise.all(queries)).flat()
-  return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes: bestByEndpoint(matches) }
+  const found = await Promise.all(queries)
+  const prefixes = bestByEndpoint(found.flatMap(({ matches }) => matches))
+  return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes, lookedUpBy: found[0]?.by }
 }

@@ -35,10 +35,14 @@ export type DecisionRecord = {
   promptTokens: number
   /** In words, where the token ids are not known; undefined where they are. */
   tokensUnknown: string | undefined
+  /** Who told what pods hold of it, in words; undefined when it was the index in this process, as configured. */
+  lookedUpBy: string | undefined
   /** What the endpoint that was tried last would have cached; undefined when that is not known. */
   predictedCachedTokens: number | undefined
   /** What named the session: `x-session-token`, another header, `prompt_cache_key`. */
   session: string | undefined
+  /** Set when nothing was to be placed: a response that was made before is fetched or cancelled where it lies. */
+  stored: 'fetched' | 'cancelled' | undefined
   /** Time in the line before admission. */
   waitedMs: number
   /** Time until the prompt's token ids and what pods hold of them were known. */

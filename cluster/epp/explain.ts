@@ -9,18 +9,22 @@ export function explain(record: DecisionRecord): string {
 }
 
 function heading(record: DecisionRecord): string[] {
-  const { id, atEpochMs, requestId, tenant, dialect, model, stream, promptTokens, tokensUnknown, gatherMs } = record
+  const { id, atEpochMs, requestId, tenant, dialect, model, stream, stored } = record
   const kind = stream ? `${dialect}, streamed` : dialect
+  const what = stored ? `a response that was made before is ${stored}` : `${kind}, model ${model}`
   const whose = tenant === undefined ? 'no tenant' : `tenant ${tenant}`
-  const prompt =
-    tokensUnknown === undefined
-      ? `${promptTokens} tokens, looked up in ${milliseconds(gatherMs)}`
-      : `about ${promptTokens} tokens; what pods hold of it is not known: ${tokensUnknown}`
   return [
     `decision ${id} at ${new Date(atEpochMs).toISOString()}`,
-    `request  ${requestId}: ${kind}, model ${model}, ${whose}`,
-    ...(record.run ? [`prompt   ${prompt}`] : []),
+    `request  ${requestId}: ${what}, ${whose}`,
+    ...(record.run ? [`prompt   ${prompt(record)}`] : []),
   ]
+}
+
+function prompt({ promptTokens, tokensUnknown, lookedUpBy, gatherMs }: DecisionRecord): string {
+  if (tokensUnknown !== undefined) {
+    return `about ${promptTokens} tokens; what pods hold of it is not known: ${tokensUnknown}`
+  }
+  return `${promptTokens} tokens, looked up in ${milliseconds(gatherMs)}${lookedUpBy ? ` by ${lookedUpBy}` : ''}`
 }
 
 function choice(record: DecisionRecord): string[] {
@@ -28,9 +32,11 @@ function choice(record: DecisionRecord): string[] {
   const lines: string[] = []
   if (waitedMs >= 1) lines.push(`waited   ${milliseconds(waitedMs)} for a place`)
   lines.push(...session(record))
+  if (record.stored && record.attempts[0]) lines.push(`chosen   ${record.attempts[0].endpoint}, which made it`)
   if (run?.chosen) {
     const scored = run.candidates.filter(({ filtered }) => !filtered).length
-    const by = run.session?.kind === 'kept' ? 'for its session' : `by ${run.profile.picker.name}`
+    const preferred = run.profile.prefersSession && run.session?.kind === 'kept'
+    const by = preferred ? 'for its session' : `by ${run.profile.picker.name}`
     lines.push(
       `chosen   ${run.chosen.endpoint.id}, ${by} among ${scored} of ${candidatesTotal} endpoints, in ${milliseconds(decideMs)}`,
     )
@@ -49,7 +55,7 @@ function session({ session: source, run }: DecisionRecord): string[] {
   const outcome = run?.session
   if (outcome === undefined) return [`session  by ${source}: not seen before, or its endpoint is gone`]
   if (outcome.kind === 'left') return [`session  by ${source}, but ${outcome.because}`]
-  return [`session  by ${source}: stays with its endpoint`]
+  return [`session  by ${source}: stays with its endpoint${run?.profile.prefersSession ? '' : ', which weighed in'}`]
 }
 
 function withoutRoles({ profile }: ProfileRun): string[] {
@@ -62,11 +68,18 @@ function describe(candidate: Candidate, run: ProfileRun): string {
   const mark = view === run.chosen ? '*' : ' '
   const name = `${mark} ${view.endpoint.id}`
   if (filtered) return `${name}  filtered by ${filtered.by}: ${filtered.because}`
+  const weightSum = run.profile.scorers.reduce((sum, { weight }) => sum + weight, 0)
   const terms = run.profile.scorers.map(({ name: scorer, weight }, column) => {
-    const score = scores[column]
-    return `${scorer} ${score === undefined ? 'not known' : score.toFixed(2)} × ${weight}`
+    const share = Number((weightSum > 0 ? weight / weightSum : 0).toFixed(3))
+    return `${scorer} ${score(scores[column], run.means[column])} × ${share}`
   })
   return `${name}  ${total.toFixed(3)} = ${terms.join(' + ')}  (${prefixInWords(prefix)}, ${loadInWords(view)})`
+}
+
+/** What is not known is written as what stood in for it. */
+function score(value: number | undefined, mean: number | undefined): string {
+  if (value !== undefined) return value.toFixed(2)
+  return mean === undefined ? 'not known, 0' : `not known, ${mean.toFixed(2)}`
 }
 
 function prefixInWords(prefix: Candidate['prefix']): string {
@@ -98,7 +111,10 @@ function journey(record: DecisionRecord): string[] {
   if (usage) {
     const actual = usage.cachedTokens === undefined ? 'cached not told' : `${usage.cachedTokens} cached`
     const cached = predicted === undefined ? actual : `${actual}, ${predicted} predicted`
-    lines.push(`usage    ${usage.promptTokens} prompt tokens (${cached}), ${usage.completionTokens} completion tokens`)
+    const whose = record.stored ? 'when it was made: ' : ''
+    lines.push(
+      `usage    ${whose}${usage.promptTokens} prompt tokens (${cached}), ${usage.completionTokens} completion tokens`,
+    )
   }
   if (outcome !== undefined && endedAtMs !== undefined) {
     lines.push(`ended    ${outcome} after ${milliseconds(endedAtMs - startedAtMs)}`)

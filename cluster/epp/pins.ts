@@ -1,20 +1,20 @@
 // Names for endpoints that callers may hold without learning or choosing anything: the pin inside the edge's session
 // token, and response ids that lead back to the endpoint that stored the response. All are MACs, so any router with the
 // same keys reads them, no table is kept, and none can be made up.
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { EndpointId } from '../endpoints/endpoint.ts'
+import { nonceOf } from './decision-id.ts'
 
 export type Pins = {
   readonly pinOf: (endpoint: EndpointId) => string
   /** Undefined when it names none of `endpoints`: made up, or of one that is gone. */
   readonly endpointOfPin: (pin: string, endpoints: readonly EndpointId[]) => EndpointId | undefined
-  /** A fresh id for a response that this endpoint will store. `scope` is whose it is: nobody else can use it. */
-  readonly responseId: (endpoint: EndpointId, scope: string) => string
+  /** The id of the response that this endpoint will store for a decision. `scope` is whose it is: nobody else can use it. */
+  readonly responseId: (endpoint: EndpointId, scope: string, decisionId: string) => string
   readonly endpointOfResponse: (id: string, scope: string, endpoints: readonly EndpointId[]) => EndpointId | undefined
 }
 
 const PIN_CHARS = 16
-const NONCE_BYTES = 12
 const MAC_BYTES = 16
 const RESPONSE_ID = /^resp_([A-Za-z0-9_-]{16})([A-Za-z0-9_-]{22})$/
 
@@ -39,8 +39,8 @@ export function createPins(secrets: readonly string[]): Pins {
   return {
     pinOf: (endpoint) => pinsOf(endpoint)[0] as string,
     endpointOfPin: (pin, endpoints) => endpoints.find((endpoint) => pinsOf(endpoint).includes(pin)),
-    responseId(endpoint, scope) {
-      const nonce = randomBytes(NONCE_BYTES).toString('base64url')
+    responseId(endpoint, scope, decisionId) {
+      const nonce = nonceOf(decisionId)
       return `resp_${nonce}${responseMac(current, nonce, scope, endpoint).toString('base64url')}`
     },
     endpointOfResponse(id, scope, endpoints) {

@@ -49,3 +49,12 @@ function isBetter(match: PrefixMatch, than: PrefixMatch): boolean {
 
 /** The index in this process, as a decision uses it. */
 export type MatchPrefix = (query: PromptQuery) => readonly PrefixMatch[]
+
+/** Wherever the index is. Never throws nor rejects. */
+export type FindPrefixes = (query: PromptQuery) => FoundPrefixes | Promise<FoundPrefixes>
+
+export type FoundPrefixes = {
+  readonly matches: readonly PrefixMatch[]
+  /** Who told, in words for `why`; undefined when nobody but this process could have. */
+  readonly by: string | undefined
+}

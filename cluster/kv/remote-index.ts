@@ -2,7 +2,8 @@
 // answer, and briefly: the index in this process stands in for it.
 import * as v from 'valibot'
 import type { EndpointId } from '../endpoints/endpoint.ts'
-import type { MatchPrefix, PrefixMatch, PromptQuery } from './prefix-match.ts'
+import { readBounded } from '../endpoints/read-bounded.ts'
+import type { FindPrefixes, FoundPrefixes, MatchPrefix, PrefixMatch, PromptQuery } from './prefix-match.ts'
 
 /** A decision waits no longer; what comes later is too late. */
 const BUDGET_MS = 50
@@ -21,10 +22,17 @@ const Answer = v.object({ scores: v.array(Score) })
 
 export type RemoteIndex = {
   /** The remote one's answer, or the local one's where the remote one is silent. Never rejects. */
-  readonly findPrefixes: (query: PromptQuery) => readonly PrefixMatch[] | Promise<readonly PrefixMatch[]>
+  readonly findPrefixes: FindPrefixes
   /** Whether it answered when it was asked last. */
   readonly answers: () => boolean
   readonly close: () => void
+}
+
+export type RemoteIndexEvent = {
+  readonly type: 'kv-manager-answers' | 'kv-manager-lost'
+  readonly origin: string
+  /** In words, why it does not answer. */
+  readonly cause?: string
 }
 
 export type RemoteIndexDeps = {
@@ -32,11 +40,14 @@ export type RemoteIndexDeps = {
   readonly origin: string
   readonly local: MatchPrefix
   readonly fetch: typeof fetch
-  readonly onEvent: (event: { readonly type: 'kv-manager'; readonly answers: boolean; readonly origin: string }) => void
+  /** Told at the first answer or failure, and at every change. */
+  readonly onEvent: (event: RemoteIndexEvent) => void
 }
 
 export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndexDeps): RemoteIndex {
-  let up = false
+  /** Undefined until the first probe is over. */
+  let up: boolean | undefined
+  // Invariant: a probe is under way or scheduled exactly while `up` is not true.
   let timer: NodeJS.Timeout | undefined
   let closed = false
 
@@ -48,52 +59,71 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
       redirect: 'error',
       signal: AbortSignal.timeout(timeoutMs),
     })
-    if (!answer.ok) throw new Error(`it answered ${answer.status}`)
-    if (Number(answer.headers.get('content-length') ?? 0) > ANSWER_BYTES_MAX) throw new Error('its answer is too large')
-    const { scores } = v.parse(Answer, await answer.json())
-    return scores.map(({ endpoint, rank, matchedTokens, tiers, stale }) => ({
-      endpoint: endpoint as EndpointId,
-      rank,
-      matchedTokens,
-      gpuTokens: Math.min(matchedTokens, tiers?.gpu ?? matchedTokens),
-      complete: !stale,
-    }))
+    const body = await readBounded((answer.body ?? []) as AsyncIterable<Buffer>, ANSWER_BYTES_MAX)
+    if (!answer.ok) throw new Error(`its /score answers ${answer.status}`)
+    if (!body) throw new Error(`its /score has more than ${ANSWER_BYTES_MAX} bytes`)
+    return v
+      .parse(Answer, JSON.parse(body.toString()))
+      .scores.map(({ endpoint, rank, matchedTokens, tiers, stale }) => ({
+        endpoint: endpoint as EndpointId,
+        rank,
+        matchedTokens,
+        gpuTokens: Math.min(matchedTokens, tiers?.gpu ?? matchedTokens),
+        complete: !stale,
+      }))
   }
 
-  function turn(answers: boolean): void {
-    if (answers === up) return
-    up = answers
-    onEvent({ type: 'kv-manager', answers, origin })
+  function answered(): void {
+    if (up === true) return
+    up = true
+    onEvent({ type: 'kv-manager-answers', origin })
+  }
+
+  /** @param probed when this is the outcome of a probe: then the next one is due. */
+  function failed(error: unknown, probed: boolean): void {
+    const wasUp = up
+    up = false
+    if (wasUp !== false) onEvent({ type: 'kv-manager-lost', origin, cause: causeOf(error) })
+    if ((probed || wasUp === true) && !closed) timer = setTimeout(() => void probe(), PROBE_INTERVAL_MS)
   }
 
   async function probe(): Promise<void> {
     try {
       await ask({ model: 'probe', token_ids: [0] }, PROBE_TIMEOUT_MS)
-      turn(true)
+      answered()
     } catch (error) {
-      // One that does not know the model has answered too.
-      turn(error instanceof Error && /^it answered 4(00|04)$/.test(error.message))
+      failed(error, true)
     }
-    if (!up && !closed) timer = setTimeout(() => void probe(), PROBE_INTERVAL_MS)
   }
   void probe()
 
+  const standIn = (query: PromptQuery): FoundPrefixes => ({
+    matches: local(query),
+    by: `the index in this process: ${origin} does not answer`,
+  })
   return {
     async findPrefixes(query) {
-      if (!up) return local(query)
+      if (up !== true) return standIn(query)
       const { tokenIds, model, lora, cacheSalt } = query
       try {
-        return await ask({ model, lora, cache_salt: cacheSalt, token_ids: Array.from(tokenIds) }, BUDGET_MS)
-      } catch {
-        turn(false)
-        if (!closed) timer = setTimeout(() => void probe(), PROBE_INTERVAL_MS)
-        return local(query)
+        const asked = { model, lora, cache_salt: cacheSalt, token_ids: Array.from(tokenIds) }
+        return { matches: await ask(asked, BUDGET_MS), by: origin }
+      } catch (error) {
+        failed(error, false)
+        return standIn(query)
       }
     },
-    answers: () => up,
+    answers: () => up === true,
     close() {
       closed = true
       clearTimeout(timer)
     },
   }
+}
+
+/** `fetch` says only that it failed; why stands in its cause. */
+function causeOf(error: unknown): string {
+  const { name, message, cause } = error as Error
+  if (name === 'TimeoutError') return 'no answer in time'
+  return (cause as NodeJS.ErrnoException | undefined)?.code ?? message
 }

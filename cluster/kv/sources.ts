@@ -67,6 +67,11 @@ export function sourceOfConfiguration(events: string, replay: string | undefined
   return { rank: 0, events: dial(events), replay: replay === undefined ? undefined : dial(replay) }
 }
 
+/** Whether it can be read as a publisher's address, bound or to dial. */
+export function isEventsAddress(text: string): boolean {
+  return addressToDial(text, 'localhost', true).ok
+}
+
 type Address = { readonly ok: true; readonly address: string } | { readonly ok: false; readonly because: string }
 
 /** What to connect to for an address that a publisher binds. */

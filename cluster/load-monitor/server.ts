@@ -74,8 +74,10 @@ export async function startLoadMonitor(
     port,
     firstRound,
     replace(wanted) {
-      endpoints.replace(wanted)
+      const { added, removed, changed } = endpoints.replace(wanted)
       connections.replace(wanted)
+      if (added.length + removed.length + changed.length === 0) return
+      log.info({ added, removed, changed }, 'configuration read again')
       void monitor.refresh()
     },
     async close() {

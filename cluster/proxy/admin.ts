@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import type { AccuracyLedger } from '../epp/accuracy.ts'
+import { decisionIdOf } from '../epp/decision-id.ts'
 import type { DecisionLog, DecisionRecord } from '../epp/decision-log.ts'
 import { explain } from '../epp/explain.ts'
 
@@ -49,7 +50,7 @@ function listDecisions(decisions: DecisionLog, url: URL, req: IncomingMessage, r
 }
 
 function tellDecision(decisions: DecisionLog, id: string, req: IncomingMessage, res: ServerResponse): void {
-  const record = decisions.find(id)
+  const record = decisions.find(decisionIdOf(id))
   if (!record) {
     const message = `no decision ${id} is remembered here: it is too old, or another router made it`
     if (wantsText(req)) return sendText(res, 404, `${message}\n`)

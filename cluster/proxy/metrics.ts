@@ -184,6 +184,7 @@ function registerGauges(registers: Registry[], { endpoints, admission, decisions
     labelNames: ['endpoint', 'role'],
     registers,
     collect() {
+      this.reset()
       for (const { endpoint, availability } of endpoints.snapshot()) {
         this.set({ endpoint: endpoint.id, role: endpoint.role }, availability.state === 'available' ? 1 : 0)
       }
@@ -195,6 +196,7 @@ function registerGauges(registers: Registry[], { endpoints, admission, decisions
     labelNames: ['endpoint'],
     registers,
     collect() {
+      this.reset()
       for (const { endpoint, load } of endpoints.snapshot()) this.set({ endpoint: endpoint.id }, load.activeRequests)
     },
   })

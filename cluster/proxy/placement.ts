@@ -61,7 +61,7 @@ export function legsOf(
     const prefix = prefixes.get(endpoint)
     // The prefix lies in one rank's cache: without its name any of them may get the request.
     const rank = prefix && prefix.ranks > 1 && prefix.matchedTokens > 0 ? { [RANK_HEADER]: String(prefix.rank) } : {}
-    const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope)) : body
+    const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope, decisionId)) : body
     return { method: 'POST', path, headers: { ...headers, ...rank }, body: sent }
   }
 }

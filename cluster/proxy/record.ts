@@ -1,7 +1,7 @@
 // What is written down of a request while it goes on: its decision record, its log line, and how well its cached tokens were
 // predicted.
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Dialect } from '../../shared/dialect.ts'
+import { type Dialect, responseRouteOf } from '../../shared/dialect.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import type { DecisionRecord } from '../epp/decision-log.ts'
 import type { ProxyDeps } from './deps.ts'
@@ -9,6 +9,9 @@ import type { EngineRequest } from './engine-request.ts'
 import { pathOf, refuse } from './refuse.ts'
 
 export type Arrival = { readonly dialect: Dialect; readonly requestId: string; readonly id: string }
+
+/** Ids are no labels. */
+export const STORED_ROUTE = '/v1/responses/{id}'
 
 /** What is known of a request before it is read. */
 export const UNREAD = { model: 'unknown', stream: false, promptTokensEstimate: 0 }
@@ -31,8 +34,10 @@ export function newRecord(
     stream,
     promptTokens: promptTokensEstimate,
     tokensUnknown: undefined,
+    lookedUpBy: undefined,
     predictedCachedTokens: undefined,
     session: undefined,
+    stored: undefined,
     waitedMs: 0,
     gatherMs: 0,
     decideMs: 0,
@@ -77,15 +82,17 @@ export function turnAway(
   req: IncomingMessage,
   res: ServerResponse,
   rejection: Rejection,
+  tenant?: string,
 ): void {
-  const record = newRecord(arrival, UNREAD, undefined, startedAtMs, deps.epochMs())
+  const record = newRecord(arrival, UNREAD, tenant, startedAtMs, deps.epochMs())
   record.rejection = rejection
   record.outcome = `refused: ${rejection.reason}`
   record.endedAtMs = deps.nowMs()
   deps.decisions.add(record)
   deps.metrics.refused(rejection.reason)
-  const { status } = refuse(res, pathOf(req), rejection)
-  deps.metrics.answered(pathOf(req), UNREAD.model, status)
+  const path = pathOf(req)
+  const { status } = refuse(res, path, rejection)
+  deps.metrics.answered(responseRouteOf(path) ? STORED_ROUTE : path, UNREAD.model, status)
   deps.log.info(summaryOf(record, status), 'request')
 }
 

@@ -1,12 +1,12 @@
 // The router's door: HTTP in, an engine's answer out. `answer` tells a request's story from top to bottom; everything it
 // calls is a step.
-import { randomBytes } from 'node:crypto'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { DIALECT_OF_PATH, errorShapeOf, responseRouteOf } from '../../shared/dialect.ts'
 import { acceptableRequestId, HEADER } from '../../shared/headers.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import { gatherPrompt } from '../epp/context.ts'
 import { decide, RESPONSE_GONE } from '../epp/decide.ts'
+import { createDecisionIds } from '../epp/decision-id.ts'
 import { trimRun } from '../epp/decision-log.ts'
 import { exchangeDeps, type ProxyDeps } from './deps.ts'
 import { prepareEngineRequest } from './engine-request.ts'
@@ -34,7 +34,7 @@ export function createProxy(deps: ProxyDeps): Server {
     },
     (req, res) => route(deps, nextId(), req, res),
   )
-  const nextId = createIds()
+  const nextId = createDecisionIds()
   server.on('clientError', refuseUnreadable)
   return server
 }
@@ -49,13 +49,13 @@ function route(deps: ProxyDeps, id: string, req: IncomingMessage, res: ServerRes
   const dialect = DIALECT_OF_PATH[path]
   if (dialect) {
     if (req.method !== 'POST') return refuseMethod(req, res, 'POST')
-    return receive(deps, { dialect, requestId, id: `d-${id}` }, req, res)
+    return receive(deps, { dialect, requestId, id }, req, res)
   }
   const stored = responseRouteOf(path)
   if (stored) {
     const method = stored.action === 'retrieve' ? 'GET' : 'POST'
     if (req.method !== method) return refuseMethod(req, res, method)
-    return answerStored(deps, { dialect: 'responses', requestId, id: `d-${id}` }, stored.id, req, res)
+    return answerStored(deps, { dialect: 'responses', requestId, id }, stored.id, req, res)
   }
   if (path === '/v1/models' || path.startsWith('/v1/models/')) {
     if (req.method !== 'GET') return refuseMethod(req, res, 'GET')
@@ -126,6 +126,7 @@ async function answer(
   record.gatherMs = nowMs() - gatheredAtMs
   record.promptTokens = facts.promptTokens
   record.tokensUnknown = facts.tokensUnknown
+  record.lookedUpBy = facts.lookedUpBy
   metrics.gathered(record.gatherMs / 1_000, facts.tokensUnknown === undefined)
   if (res.destroyed) return conclude('the caller left while its prompt was looked up', 499)
 
@@ -206,11 +207,4 @@ function objectionToHead(req: IncomingMessage): Rejection | undefined {
   if (contentType === 'application/json') return undefined
   const message = `The content type must be application/json, not ${contentType ?? 'absent'}.`
   return { reason: 'unsupported-media-type', message, param: 'content-type' }
-}
-
-/** Unique across restarts and replicas, short enough to read out. */
-function createIds(): () => string {
-  const prefix = randomBytes(5).toString('hex')
-  let count = 0
-  return () => `${prefix}-${(++count).toString(36)}`
 }

@@ -6,7 +6,7 @@ import { RESPONSE_GONE } from '../epp/decide.ts'
 import { exchangeDeps, type ProxyDeps } from './deps.ts'
 import { runExchange } from './exchange.ts'
 import { engineHeaders } from './placement.ts'
-import { type Arrival, newRecord, summaryOf, turnAway, UNREAD } from './record.ts'
+import { type Arrival, newRecord, STORED_ROUTE, summaryOf, turnAway, UNREAD } from './record.ts'
 import { DRAINING, pathOf } from './refuse.ts'
 import { scopeOf } from './session-id.ts'
 
@@ -27,9 +27,11 @@ export function answerStored(
   const { caller } = identified
   const endpoint = deps.pins.endpointOfResponse(responseId, scopeOf(caller, req.headers), deps.endpoints.ids())
   if (endpoint === undefined || deps.endpoints.ejected(endpoint) !== undefined) {
-    return turnAway(deps, arrival, startedAtMs, req, res, { ...RESPONSE_GONE, param: 'response_id' })
+    const rejection = { ...RESPONSE_GONE, param: 'response_id' }
+    return turnAway(deps, arrival, startedAtMs, req, res, rejection, caller.tenant)
   }
   const record = newRecord(arrival, UNREAD, caller.tenant, startedAtMs, deps.epochMs())
+  record.stored = method === 'GET' ? 'fetched' : 'cancelled'
   deps.decisions.add(record)
   const leg = { method: method as 'GET' | 'POST', path: url, headers: engineHeaders(req, arrival.id), body: null }
   runExchange(
@@ -52,6 +54,3 @@ export function answerStored(
     },
   )
 }
-
-/** Ids are no labels. */
-export const STORED_ROUTE = '/v1/responses/{id}'

@@ -13,7 +13,7 @@ import {
   queueDepth,
   sessionAffinity,
 } from './scorers.ts'
-import { sessionChoice } from './session.ts'
+import { sessionChoice, weighedSession } from './session.ts'
 import type { Candidate, Filter, Picker, Profile, ProfileRun, SchedulingContext, Scored, Scorer } from './types.ts'
 
 /** A filter's name, and what it needs from the configuration. Adding one is a function and a row. */
@@ -83,9 +83,12 @@ export function runProfile(profile: Profile, context: SchedulingContext): Profil
     if (filtered) dropped.push({ view, prefix: undefined, filtered, scores: [], total: 0 })
     else kept.push(view)
   }
-  const session = profile.prefersSession ? sessionChoice(context, kept, dropped) : undefined
-  if (kept.length === 0)
-    return { profile, chosen: undefined, session: session?.outcome, order: [], candidates: dropped }
+  const preferred = profile.prefersSession ? sessionChoice(context, kept, dropped) : undefined
+  const sessionAt = (chosen: EndpointView | undefined) =>
+    preferred ? preferred.outcome : weighedSession(context, chosen, kept, dropped)
+  if (kept.length === 0) {
+    return { profile, chosen: undefined, session: sessionAt(undefined), means: [], order: [], candidates: dropped }
+  }
 
   const columns = profile.scorers.map(({ score }) => score(context, kept))
   const means = columns.map(meanOfKnown)
@@ -102,10 +105,10 @@ export function runProfile(profile: Profile, context: SchedulingContext): Profil
   })
 
   const ranked = [...scored].sort((a, b) => b.total - a.total)
-  const chosen = session?.view ?? profile.picker.pick(ranked as readonly Scored[], context.random).view
+  const chosen = preferred?.view ?? profile.picker.pick(ranked as readonly Scored[], context.random).view
   const others = ranked.filter(({ view }) => view !== chosen).map(({ view }) => view.endpoint.id)
   const order = [chosen.endpoint.id, ...others]
-  return { profile, chosen, session: session?.outcome, order, candidates: [...ranked, ...dropped] }
+  return { profile, chosen, session: sessionAt(chosen), means, order, candidates: [...ranked, ...dropped] }
 }
 
 function firstObjection(profile: Profile, context: SchedulingContext, view: EndpointView): Candidate['filtered'] {

@@ -1,5 +1,5 @@
 // Whether a session stays with its endpoint: it does, unless the endpoint is gone or has clearly more work than others.
-import type { EndpointView } from '../endpoints/endpoint.ts'
+import type { EndpointId, EndpointView } from '../endpoints/endpoint.ts'
 import type { Candidate, SchedulingContext, SessionOutcome } from './types.ts'
 
 /** So many requests waiting in the engine are no passing peak. */
@@ -9,7 +9,7 @@ const OVERLOAD_ACTIVE = 16
 
 export type SessionChoice = { readonly outcome: SessionOutcome; readonly view: EndpointView | undefined }
 
-/** Undefined when the request belongs to no session. `kept` passed the filters, `dropped` did not. */
+/** What `prefersSession` asks for. Undefined when the request belongs to no session. `kept` passed the filters, `dropped` did not. */
 export function sessionChoice(
   { request }: SchedulingContext,
   kept: readonly EndpointView[],
@@ -18,16 +18,32 @@ export function sessionChoice(
   const { session } = request
   if (session === undefined) return undefined
   const view = kept.find(({ endpoint }) => endpoint.id === session)
-  if (!view) {
-    const filtered = dropped.find(({ view }) => view.endpoint.id === session)?.filtered
-    return left(filtered === undefined ? `${session} is gone` : `${session}: ${filtered.because}`)
-  }
+  if (!view) return { outcome: left(absence(session, dropped)), view }
   const overload = overloadOf(view, kept)
-  return overload === undefined ? { outcome: { kind: 'kept' }, view } : left(`${session} is overloaded: ${overload}`)
+  if (overload === undefined) return { outcome: { kind: 'kept' }, view }
+  return { outcome: left(`${session} is overloaded: ${overload}`), view: undefined }
 }
 
-function left(because: string): SessionChoice {
-  return { outcome: { kind: 'left', because }, view: undefined }
+/** What became of a session that a scorer has weighed. Undefined when the request belongs to no session. */
+export function weighedSession(
+  { request: { session } }: SchedulingContext,
+  chosen: EndpointView | undefined,
+  kept: readonly EndpointView[],
+  dropped: readonly Candidate[],
+): SessionOutcome | undefined {
+  if (session === undefined) return undefined
+  if (chosen?.endpoint.id === session) return { kind: 'kept' }
+  const stood = kept.some(({ endpoint }) => endpoint.id === session)
+  return left(stood ? `${session} was outweighed` : absence(session, dropped))
+}
+
+function absence(session: EndpointId, dropped: readonly Candidate[]): string {
+  const filtered = dropped.find(({ view }) => view.endpoint.id === session)?.filtered
+  return filtered === undefined ? `${session} is gone` : `${session}: ${filtered.because}`
+}
+
+function left(because: string): SessionOutcome {
+  return { kind: 'left', because }
 }
 
 /** In words, or undefined. Where everybody is as busy, leaving would win nothing. */

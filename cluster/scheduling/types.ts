@@ -69,14 +69,16 @@ export type Candidate = {
 /** What became of a session's wish for its endpoint. */
 export type SessionOutcome =
   | { readonly kind: 'kept' }
-  /** In words, for `why`: the endpoint is gone, filtered, or overloaded. */
+  /** In words, for `why`: the endpoint is gone, filtered, overloaded, or outweighed. */
   | { readonly kind: 'left'; readonly because: string }
 
 export type ProfileRun = {
   readonly profile: Profile
   readonly chosen: EndpointView | undefined
-  /** Undefined when the request belongs to no session, or a scorer weighs it. */
+  /** Undefined when the request belongs to no session. */
   readonly session: SessionOutcome | undefined
+  /** One per scorer: the mean that stood in where a score was not known; undefined where none was known. */
+  readonly means: readonly (number | undefined)[]
   /** The chosen one first, then the other scored ones, best first: where to go when it fails. */
   readonly order: readonly EndpointId[]
   readonly candidates: readonly Candidate[]

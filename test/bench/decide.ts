@@ -7,7 +7,7 @@ import { createEndpointSet } from '../../cluster/endpoints/set.ts'
 import { gatherPrompt } from '../../cluster/epp/context.ts'
 import { decide } from '../../cluster/epp/decide.ts'
 import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
-import { bestByEndpoint } from '../../cluster/kv/prefix-match.ts'
+import { bestByEndpoint, type PromptQuery } from '../../cluster/kv/prefix-match.ts'
 import { buildProfile } from '../../cluster/scheduling/profile.ts'
 import { createEngineTokenizer } from '../../cluster/tokens/engine-tokenizer.ts'
 import { readTokenIds } from '../../cluster/tokens/tokenize-answer.ts'
@@ -98,7 +98,11 @@ async function measure(promptTokens: number, pods: number): Promise<readonly num
     nowMs: () => 0,
     budgetMs: () => 1_000,
   })
-  const gather = { tokenize, findPrefixes: index.match, knowsCaches: () => true }
+  const gather = {
+    tokenize,
+    findPrefixes: (query: PromptQuery) => ({ matches: index.match(query), by: undefined }),
+    knowsCaches: () => true,
+  }
   const request = {
     model: MODEL,
     cacheSalt: undefined,

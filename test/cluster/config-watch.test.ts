@@ -52,6 +52,17 @@ it('sees a file that is swapped by a link, as Kubernetes does with a mounted Con
   await until(() => its.changes() === 2)
 })
 
+it('says once that the file is gone, and that it is back even when it holds the same', async () => {
+  const its = watched('port: 1\n')
+  await until(() => its.changes() === 1)
+  rmSync(its.file)
+  await until(() => its.refusals.length === 1)
+  expect(its.refusals).toEqual([`${its.file} cannot be read: ENOENT`])
+  writeFileSync(its.file, 'port: 1\n')
+  await until(() => its.changes() === 2)
+  expect(its.refusals).toHaveLength(1)
+})
+
 it('says once why a bad file was refused, and goes on watching while the file is away', async () => {
   const its = watched('port: 1\n')
   await until(() => its.changes() === 1)

@@ -25,20 +25,24 @@ describe('pins: an endpoint’s name that tells a caller nothing', () => {
   })
 })
 
+const D1 = 'd-0123456789-1'
+const D2 = 'd-0123456789-zz'
+
 describe('response ids lead to the engine that stored the response', () => {
   const pins = createPins([NEW, OLD])
   it('for whom it was made, by any router with the keys, and never twice the same', () => {
-    const id = pins.responseId(A, 'tenant:acme')
+    const id = pins.responseId(A, 'tenant:acme', D1)
     expect(id).toMatch(/^resp_[A-Za-z0-9_-]{38}$/)
     expect(createPins([NEW]).endpointOfResponse(id, 'tenant:acme', POOL)).toBe(A)
-    expect(pins.responseId(A, 'tenant:acme')).not.toBe(id)
-    expect(pins.endpointOfResponse(createPins([OLD]).responseId(B, 't'), 't', POOL)).toBe(B)
+    expect(pins.responseId(A, 'tenant:acme', D2)).not.toBe(id)
+    expect(pins.responseId(B, 'tenant:acme', D1)).not.toBe(id)
+    expect(pins.endpointOfResponse(createPins([OLD]).responseId(B, 't', D1), 't', POOL)).toBe(B)
   })
   it('are nobody else’s: another tenant’s request finds nothing', () => {
-    expect(pins.endpointOfResponse(pins.responseId(A, 'tenant:acme'), 'tenant:evil', POOL)).toBeUndefined()
+    expect(pins.endpointOfResponse(pins.responseId(A, 'tenant:acme', D1), 'tenant:evil', POOL)).toBeUndefined()
   })
   it('cannot be made up or altered', () => {
-    const id = pins.responseId(A, 't')
+    const id = pins.responseId(A, 't', D1)
     fc.assert(
       fc.property(fc.nat(id.length - 1), fc.constantFrom(...'AZaz09-_.~'), (at, char) => {
         const altered = id.slice(0, at) + char + id.slice(at + 1)

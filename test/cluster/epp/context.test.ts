@@ -18,7 +18,14 @@ async function gather({
       tokenize: async () => ({ ok: true, ids: IDS }),
       findPrefixes: (query) => {
         queries.push(query)
-        return [0, 1].map((rank) => ({ endpoint: A, rank, matchedTokens: rank * 2, gpuTokens: 0, complete: true }))
+        const matches = [0, 1].map((rank) => ({
+          endpoint: A,
+          rank,
+          matchedTokens: rank * 2,
+          gpuTokens: 0,
+          complete: true,
+        }))
+        return { matches, by: 'somebody' }
       },
       knowsCaches: () => true,
       ...more,
@@ -32,7 +39,7 @@ async function gather({
 describe('what a decision knows of a prompt', () => {
   it('is its size and the best rank of each endpoint', async () => {
     const { facts, queries } = await gather()
-    expect(facts).toMatchObject({ promptTokens: 3, tokensUnknown: undefined })
+    expect(facts).toMatchObject({ promptTokens: 3, tokensUnknown: undefined, lookedUpBy: 'somebody' })
     expect(facts.prefixes.get(A)).toMatchObject({ rank: 1, matchedTokens: 2, ranks: 2 })
     expect(queries).toEqual([{ tokenIds: IDS, model: 'm', lora: undefined, cacheSalt: 'salt' }])
   })

@@ -47,8 +47,10 @@ function record(id: string, endpoints = 3): DecisionRecord {
     stream: true,
     promptTokens: 900,
     tokensUnknown: undefined,
+    lookedUpBy: undefined,
     predictedCachedTokens: 768,
     session: undefined,
+    stored: undefined,
     waitedMs: 0.2,
     gatherMs: 1.4,
     decideMs: 0.04,
@@ -97,7 +99,7 @@ describe('why: the SRE at night gets an answer', () => {
     const unknown = view('a:1', { queuedRequests: undefined, kvUsage: undefined, scrapeAgeMs: undefined, stale: true })
     const { decode } = decide({ decode: profile }, request(), [unknown], () => 0)
     const words = explain({ ...blind, run: decode })
-    expect(words).toContain('queue-depth not known × 0.3')
+    expect(words).toContain('queue-depth not known, 0 × 0.3')
     expect(words).toContain('queue not known, KV usage not known, never scraped')
   })
 
@@ -115,6 +117,54 @@ describe('why: the SRE at night gets an answer', () => {
     )
     expect(session('prompt_cache_key', undefined)).toContain('session  by prompt_cache_key: not seen before')
     expect(session(undefined, undefined)).not.toContain('session')
+  })
+
+  it('tells of a session that a scorer weighs', () => {
+    const weighing = buildProfile('decode', {
+      filters: [],
+      scorers: [
+        { name: 'session-affinity', weight: 0.2 },
+        { name: 'load-scorer', weight: 0.3 },
+      ],
+      picker: 'max-score',
+    })
+    const words = (ownActive: number) => {
+      const views = [view('a:1', { activeRequests: ownActive }), view('b:1')]
+      const { decode } = decide({ decode: weighing }, request({ session: 'a:1' }), views, () => 0)
+      return explain({ ...record('d-6'), session: 'x-session-id', run: decode })
+    }
+    expect(words(0)).toContain('session  by x-session-id: stays with its endpoint, which weighed in')
+    expect(words(0)).toContain('chosen   a:1, by max-score among')
+    expect(words(500)).toContain('session  by x-session-id, but a:1 was outweighed')
+  })
+
+  it('every total can be worked out from its line: shares of the weights, and what stood in for the unknown', () => {
+    const config = {
+      filters: [],
+      scorers: [
+        { name: 'load-scorer', weight: 2 },
+        { name: 'latency-scorer', weight: 1 },
+      ],
+      picker: 'max-score',
+    } as const
+    const views = [view('a:1', { ttftSeconds: undefined }), view('b:1', { ttftSeconds: 0.1, activeRequests: 8 })]
+    const { decode } = decide({ decode: buildProfile('decode', config) }, request(), views, () => 0)
+    const words = explain({ ...record('d-7'), run: decode })
+    expect(words).toContain('1.000 = load-scorer 1.00 × 0.667 + latency-scorer not known, 1.00 × 0.333')
+    expect(words).toContain('0.667 = load-scorer 0.50 × 0.667 + latency-scorer 1.00 × 0.333')
+  })
+
+  it('tells who told what pods hold, where it was not this process alone', () => {
+    const words = explain({ ...record('d-8'), lookedUpBy: 'http://kv:8080' })
+    expect(words).toContain('prompt   900 tokens, looked up in 1.4 ms by http://kv:8080')
+  })
+
+  it('of a response that is fetched, says which endpoint made it and that its usage is of then', () => {
+    const { attempts, ...rest } = record('d-9')
+    const words = explain({ ...rest, attempts: attempts.slice(1), stored: 'fetched', run: undefined })
+    expect(words).toContain('request  req_d-9: a response that was made before is fetched, tenant acme')
+    expect(words).toContain(`chosen   ${attempts[1]?.endpoint}, which made it`)
+    expect(words).toContain('usage    when it was made: 912 prompt tokens')
   })
 
   it('without token ids it says that the size is a guess, and why', () => {

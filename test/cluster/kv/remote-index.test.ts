@@ -1,17 +1,18 @@
 import { describe, expect, it } from 'vitest'
 import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
 import type { PrefixMatch } from '../../../cluster/kv/prefix-match.ts'
-import { followRemoteIndex } from '../../../cluster/kv/remote-index.ts'
+import { followRemoteIndex, type RemoteIndexEvent } from '../../../cluster/kv/remote-index.ts'
 
 const A = 'a:1' as EndpointId
 const LOCAL: readonly PrefixMatch[] = [{ endpoint: A, rank: 0, matchedTokens: 16, gpuTokens: 16, complete: true }]
+const STAND_IN = { matches: LOCAL, by: 'the index in this process: http://kv:8080 does not answer' }
 const QUERY = { tokenIds: Uint32Array.of(1, 2, 3), model: 'm', lora: undefined, cacheSalt: 'salt' }
 
 type Reply = () => Response | Promise<Response>
 
 function rig(reply: Reply) {
   const asked: unknown[] = []
-  const events: boolean[] = []
+  const events: RemoteIndexEvent[] = []
   const turned: (() => void)[] = []
   let answer = reply
   const remote = followRemoteIndex({
@@ -21,8 +22,8 @@ function rig(reply: Reply) {
       asked.push(JSON.parse(init.body as string))
       return answer()
     }) as unknown as typeof fetch,
-    onEvent: ({ answers }) => {
-      events.push(answers)
+    onEvent: (event) => {
+      events.push(event)
       for (const turn of turned.splice(0)) turn()
     },
   })
@@ -37,6 +38,10 @@ function rig(reply: Reply) {
   }
 }
 
+function endless(): ReadableStream {
+  return new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(1024 * 1024)) })
+}
+
 const scores = () =>
   Response.json({
     model: 'm',
@@ -48,34 +53,46 @@ describe('a KV-Cache Manager elsewhere', () => {
   it('is asked with token ids, salt and adapter once it is known to answer', async () => {
     const { remote, asked, turn } = rig(scores)
     await turn()
-    expect(await remote.findPrefixes(QUERY)).toEqual([
-      { endpoint: 'b:1', rank: 1, matchedTokens: 2, gpuTokens: 1, complete: false },
-    ])
+    expect(await remote.findPrefixes(QUERY)).toEqual({
+      matches: [{ endpoint: 'b:1', rank: 1, matchedTokens: 2, gpuTokens: 1, complete: false }],
+      by: 'http://kv:8080',
+    })
     expect(asked.at(-1)).toEqual({ model: 'm', cache_salt: 'salt', token_ids: [1, 2, 3] })
     remote.close()
   })
   it('that never answers costs no request any time: the index in this process is used', async () => {
     const { remote, asked } = rig(() => new Promise(() => undefined))
-    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    expect(await remote.findPrefixes(QUERY)).toEqual(STAND_IN)
     // Nothing but the probe at the start.
     expect(asked).toHaveLength(1)
     expect(remote.answers()).toBe(false)
     remote.close()
   })
-  it.each<[string, Reply]>([
-    ['that fails', () => new Response('no', { status: 500 })],
-    ['that breaks off', () => Promise.reject(new Error('reset'))],
-    ['that answers something else', () => Response.json({ scores: [{ endpoint: 1 }] })],
-    ['that is no JSON', () => new Response('<html>')],
-  ])('%s is left alone until a probe succeeds', async (_, broken) => {
+  it('that never answered is told of once, at the start', async () => {
+    const { remote, events, turn } = rig(() => new Response('here is nothing', { status: 404 }))
+    await turn()
+    expect(await remote.findPrefixes(QUERY)).toEqual(STAND_IN)
+    expect(events).toEqual([{ type: 'kv-manager-lost', origin: 'http://kv:8080', cause: 'its /score answers 404' }])
+    remote.close()
+  })
+  it.each<[string, Reply, RegExp]>([
+    ['that fails', () => new Response('no', { status: 500 }), /answers 500/],
+    ['that breaks off', () => Promise.reject(new Error('reset')), /reset/],
+    ['that answers something else', () => Response.json({ scores: [{ endpoint: 1 }] }), /string/],
+    ['that is no JSON', () => new Response('<html>'), /JSON/],
+    ['that never ends', () => new Response(endless()), /more than/],
+  ])('%s is left alone until a probe succeeds', async (_, broken, cause) => {
     const { remote, asked, events, turn, reply } = rig(scores)
     await turn()
     reply(broken)
-    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    expect(await remote.findPrefixes(QUERY)).toEqual(STAND_IN)
     const { length } = asked
-    expect(await remote.findPrefixes(QUERY)).toBe(LOCAL)
+    expect(await remote.findPrefixes(QUERY)).toEqual(STAND_IN)
     expect(asked).toHaveLength(length)
-    expect(events).toEqual([true, false])
+    expect(events).toEqual([
+      { type: 'kv-manager-answers', origin: 'http://kv:8080' },
+      { type: 'kv-manager-lost', origin: 'http://kv:8080', cause: expect.stringMatching(cause) },
+    ])
     remote.close()
   })
 })

@@ -40,20 +40,26 @@ it('scrapes the pods it is told of, serves their load, and ends with 0 at SIGTER
   expect(program.complained()).toBe('')
 })
 
-it('reads its endpoints from the router’s configuration file, and not the router’s port', async () => {
-  const [pod] = (await startPods(1)) as [string]
+it('reads its endpoints from the router’s configuration file, as they change, and not the router’s port', async () => {
+  const [pod, added] = (await startPods(2)) as [string, string]
   const dir = mkdtempSync(join(tmpdir(), 'warmpath-test-'))
   onTestFinished(() => rmSync(dir, { recursive: true }))
   const file = join(dir, 'router.yaml')
-  writeFileSync(
-    file,
-    `port: 1\nlogLevel: info\nendpoints:\n  - url: ${pod}\n    role: decode\n    apiKey: a-secret\n    labels: { zone: x }\n`,
-  )
+  const first = `port: 1\nlogLevel: info\nendpoints:\n  - url: ${pod}\n    role: decode\n    apiKey: a-secret\n    labels: { zone: x }\n`
+  writeFileSync(file, first)
   const program = start(['load-monitor', '--config', file, '--port', '0'])
   const url = await urlOf(program)
   const text = await (await fetch(`${url}/load`)).text()
   expect(JSON.parse(text).pods).toMatchObject([{ pod: new URL(pod).host, role: 'decode', labels: { zone: 'x' } }])
   expect(text + program.said()).not.toContain('a-secret')
+  writeFileSync(file, `${first}  - url: ${added}\n`)
+  await eventually(
+    async () => (await (await fetch(`${url}/load`)).text()).includes(new URL(added).host),
+    (listed) => listed,
+  )
+  writeFileSync(file, 'endpoints: 7\n')
+  await program.says(`${file}:1`)
+  expect(await (await fetch(`${url}/load`)).text()).toContain(new URL(added).host)
   program.child.kill('SIGTERM')
   expect(await program.ended).toBe(0)
 })

@@ -25,7 +25,7 @@ function legs(dialect: Dialect, body: object, matches: readonly [EndpointId, num
     })),
   )
   const req = { url: '/v1/x', headers: {} } as IncomingMessage
-  return legsOf({ pins } as ProxyDeps, req, 'd-1', prepared.request, 'tenant:acme', prefixes)
+  return legsOf({ pins } as ProxyDeps, req, 'd-0123456789-1', prepared.request, 'tenant:acme', prefixes)
 }
 
 describe('what an endpoint is sent', () => {

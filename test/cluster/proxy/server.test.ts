@@ -344,8 +344,10 @@ describe('operation', () => {
     await chat(rig.url, streamed).answer
     await chat(rig.url, { model: 'made-up-by-a-caller' }).answer
     await chat(rig.url).answer
+    for (const id of ['resp_made-up-by-a-caller', 'resp_2']) await fetch(`${rig.url}/v1/responses/${id}`)
     const page = await (await fetch(`${rig.adminUrl}/metrics`)).text()
     expect(page).toContain('warmpath_requests_total{route="/v1/chat/completions",model="m",status="200"} 2')
+    expect(page).toContain('warmpath_requests_total{route="/v1/responses/{id}",model="unknown",status="404"} 2')
     expect(page).toContain('warmpath_time_to_first_token_seconds_count 1')
     expect(page).toContain('warmpath_decision_seconds_count 3')
     expect(page).toMatch(/warmpath_scrape_age_seconds\{endpoint="127\.0\.0\.1:\d+"\}/)

@@ -1,5 +1,7 @@
 // The router with the KV index in it, in front of simulated pods that publish their events.
+import { once } from 'node:events'
 import { mkdtempSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
@@ -145,20 +147,35 @@ describe('configuration that changes while the router runs', () => {
     })
     const listed = async () =>
       ((await (await fetch(`${rig.adminUrl}/endpoints`)).json()) as { origin: string }[]).map(({ origin }) => origin)
-    const reloads = async (outcome: string) =>
+    const reloads = async (outcome: string, times = 1) =>
       (await (await fetch(`${rig.adminUrl}/metrics`)).text()).includes(
-        `warmpath_config_reloads_total{outcome="${outcome}"} 1`,
+        `warmpath_config_reloads_total{outcome="${outcome}"} ${times}`,
       )
     expect(await listed()).toEqual([one.url])
 
     writeFileSync(file, yaml(two.url))
     await until(() => reloads('applied'))
     expect(await listed()).toEqual([two.url])
+    const page = await (await fetch(`${rig.adminUrl}/metrics`)).text()
+    const available = page.split('\n').filter((line) => line.startsWith('warmpath_endpoint_available{'))
+    expect(available).toEqual([`warmpath_endpoint_available{endpoint="${new URL(two.url).host}",role="both"} 1`])
     await live(rig, 1)
     expect((await ask(rig, turn('moved'))).pod).toBe(new URL(two.url).host)
 
     writeFileSync(file, yaml('nonsense'))
     await until(() => reloads('refused'))
     expect((await ask(rig, turn('kept'))).pod).toBe(new URL(two.url).host)
+
+    // The fault is gone, and those who watch for it are told.
+    writeFileSync(file, yaml(two.url))
+    await until(() => reloads('applied', 2))
+
+    writeFileSync(file, `${yaml(two.url)}timeouts: { headerMs: 50 }\n`)
+    await until(() => reloads('applied', 3))
+    const stalled = connect(router.port, '127.0.0.1')
+    stalled.write('POST /v1/chat/completions HTTP/1.1\r\n')
+    const [answer] = (await once(stalled, 'data')) as [Buffer]
+    expect(answer.toString()).toMatch(/^HTTP\/1.1 408 /)
+    stalled.destroy()
   })
 })

@@ -213,7 +213,7 @@ describe('a session stays with its endpoint', () => {
     ]
     const { chosen, session } = stay(cold, [view('other:1')], { scorers })
     expect(chosen?.endpoint.id).toBe('other:1')
-    expect(session).toBeUndefined()
+    expect(session).toEqual({ kind: 'left', because: 'own:1 was outweighed' })
   })
   it('a stored response binds harder: no other endpoint has it', () => {
     const facts = request({ bound: 'own:1', session: 'other:1' })
