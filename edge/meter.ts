@@ -1,7 +1,6 @@
 // What flows back to the caller: one pull-based stream over the router's answer. It is never tee'd: with a second
 // branch, a caller who leaves would no longer cancel the generation. A failure after the head is told in the stream.
-import type { Usage } from '../shared/usage.ts'
-import type { Tap } from './tap.ts'
+import type { Account, Tap } from './tap.ts'
 
 /** How an answer ended. */
 export type Outcome = 'complete' | 'upstream_error' | 'client_abort' | keyof typeof FAILURES
@@ -14,7 +13,7 @@ export type MeterOptions = {
   /** Fires when the caller has left. */
   readonly caller: AbortSignal
   /** Called once, when the answer has ended. */
-  readonly settle: (outcome: Outcome, usage: Usage | undefined) => void
+  readonly settle: (outcome: Outcome, account: Account) => void
 }
 
 const FAILURES = {
@@ -33,7 +32,7 @@ export function meter(body: ReadableStream<Uint8Array>, options: MeterOptions): 
   function settle(outcome: Outcome): void {
     if (settled) return
     settled = true
-    options.settle(outcome, tap.usage())
+    options.settle(outcome, tap.account())
   }
 
   function dropUpstream(): void {

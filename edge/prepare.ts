@@ -1,9 +1,10 @@
 // From the body that a caller sends to the bytes that go on: canonical, without engine controls, salted for the tenant,
 // and with usage asked for.
-import { BODY_BYTES_MAX, bodyTooLarge, canonicaliseBody, readBody, serialiseBody } from '../shared/canonical-body.ts'
+import { BODY_BYTES_MAX, bodyTooLarge, readBody, serialiseBody } from '../shared/canonical-body.ts'
 import type { Dialect } from '../shared/dialect.ts'
 import { CALLER_FORBIDDEN_MEMBERS, RESPONSES_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
 import type { Rejection, RejectionReason } from '../shared/rejection.ts'
+import { readStreamWish } from '../shared/stream-wish.ts'
 import { readAtMost } from './bytes.ts'
 
 export type Prepared = {
@@ -39,25 +40,15 @@ export async function prepareBody(
   const { members } = body
   const model = textOf(members.get('model'))
   if (!model) return refuse('invalid-body', 'model must be the name of a model', 'model')
+  const wish = readStreamWish(members.get('stream'), members.get('stream_options'))
+  if (!wish.ok) return wish
   for (const name of CALLER_FORBIDDEN_MEMBERS) members.delete(name)
   if (dialect === 'responses') for (const name of RESPONSES_FORBIDDEN_MEMBERS) members.delete(name)
   members.set('cache_salt', JSON.stringify(cacheSalt))
   // A stream of responses ends with its usage, asked or not.
-  const withholdUsage = dialect !== 'responses' && members.get('stream') === 'true' && askForUsage(members)
+  const withholdUsage = dialect !== 'responses' && wish.stream && !wish.asksUsage
+  if (withholdUsage) members.set('stream_options', wish.optionsAskingUsage)
   return { ok: true, bytes: new TextEncoder().encode(serialiseBody(members)), model, withholdUsage }
-}
-
-/** Sets `stream_options.include_usage`; answers whether that was our wish and not the caller's. */
-function askForUsage(members: Map<string, string>): boolean {
-  const given = members.get('stream_options') ?? 'null'
-  const options = canonicaliseBody(given === 'null' ? '{}' : given)
-  // Not an object: the engine says best what is wrong with it.
-  if (!options.ok) return false
-  const asked = options.members.get('include_usage') ?? 'null'
-  if (asked !== 'null' && asked !== 'false') return false
-  options.members.set('include_usage', 'true')
-  members.set('stream_options', serialiseBody(options.members))
-  return true
 }
 
 function refuseMediaType(headers: Headers): Unprepared | undefined {

@@ -26,7 +26,7 @@ export type SessionFault = 'malformed' | 'unknown-key' | 'forged' | 'foreign' | 
 
 export type SessionRead =
   | { readonly state: 'none' }
-  | { readonly state: 'valid'; readonly token: string; readonly session: Session }
+  | { readonly state: 'valid'; readonly token: string; readonly keyId: string; readonly session: Session }
   | { readonly state: 'rejected'; readonly reason: SessionFault }
 
 /** What an answer does to a session, for the log; undefined when there is none and none begins. */
@@ -66,7 +66,7 @@ export async function readSession(header: string | null, { tenant, keys, clock }
   if (payload.t !== (await hashTenant(secret, tenant))) return rejected('foreign')
   if (payload.e <= secondsOf(clock)) return rejected('expired')
   const { s: id, p: pin, f: firstIssuedSeconds, e: expiresSeconds } = payload
-  return { state: 'valid', token, session: { id, pin, firstIssuedSeconds, expiresSeconds } }
+  return { state: 'valid', token, keyId, session: { id, pin, firstIssuedSeconds, expiresSeconds } }
 }
 
 export type Renewed = {
@@ -88,10 +88,12 @@ export async function renewSession(read: SessionRead, routerPin: string | null, 
     const token = await mintSession({ id, pin, firstIssuedSeconds: nowSeconds }, scope)
     return { token, outcome: outcomeOf(read) ?? 'new' }
   }
-  const { token, session } = read
+  const { token, keyId, session } = read
   if (pin === undefined) return { token, outcome: 'kept' }
   const outcome = pin === session.pin ? 'kept' : 'moved'
-  if (outcome === 'kept' && isFresh(session, nowSeconds)) return { token, outcome }
+  // Every token of an older key that a caller is left with is affinity lost when that key goes.
+  const isCurrent = keyId === scope.keys.currentId
+  if (outcome === 'kept' && isCurrent && isFresh(session, nowSeconds)) return { token, outcome }
   return { token: await mintSession({ ...session, pin }, scope), outcome }
 }
 

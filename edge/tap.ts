@@ -5,8 +5,18 @@ import { errorEvent } from '../shared/rejection.ts'
 import { SSE_EVENT_BYTES_MAX, SseSplitter } from '../shared/sse.ts'
 import { readUsage, type Usage } from '../shared/usage.ts'
 import { concat } from './bytes.ts'
+import { TopMembers } from './top-members.ts'
 
 type Ended = 'complete' | 'upstream_error'
+
+/** What an answer says of the tokens that it took. */
+export type Account = {
+  readonly usage?: Usage | undefined
+  /** The response's, in the API where it can be fetched again. */
+  readonly responseId?: string | undefined
+  /** Whether the request for this response was answered before there was any usage. */
+  readonly background?: boolean
+}
 
 export type Tap = {
   /** Takes a chunk; answers the bytes of it, and of those held back before, that go on; undefined: it is unreadable. */
@@ -15,13 +25,11 @@ export type Tap = {
   readonly ended: () => Ended | undefined
   /** What it means when the bytes end in good order and those words have not come. */
   readonly silentEnd: 'complete' | 'upstream_truncated'
-  readonly usage: () => Usage | undefined
+  readonly account: () => Account
   /** A failure in bytes that the caller understands; undefined where only breaking off can tell it. */
   readonly failure: (code: string, message: string) => Uint8Array | undefined
 }
 
-/** A larger answer passes as well, but its usage is not read. */
-const ANSWER_BYTES_READ_MAX = 1024 * 1024
 const TERMINAL_DATA = '[DONE]'
 /** Events of responses repeat the instructions and tools of the request. */
 const RESPONSE_EVENT_BYTES_MAX = BODY_BYTES_MAX + SSE_EVENT_BYTES_MAX
@@ -31,13 +39,13 @@ export function eventTap(shape: ErrorShape, withholdUsage: boolean): Tap {
   const splitter = new SseSplitter(shape === 'responses' ? RESPONSE_EVENT_BYTES_MAX : SSE_EVENT_BYTES_MAX)
   const read = shape === 'responses' ? readResponseEvent : readChunk
   let ended: Ended | undefined
-  let usage: Usage | undefined
+  let account: Account = {}
 
   /** Takes note of an event; answers whether it goes on. */
   function note(data: string): boolean {
     const told = read(data)
     if (told.ended && ended !== 'upstream_error') ended = told.ended
-    if (told.usage) usage = told.usage
+    if (told.account) account = told.account
     return !(withholdUsage && told.onlyUsage)
   }
 
@@ -49,13 +57,17 @@ export function eventTap(shape: ErrorShape, withholdUsage: boolean): Tap {
     },
     ended: () => ended,
     silentEnd: 'upstream_truncated',
-    usage: () => usage,
+    account: () => account,
     failure: (code, message) => new TextEncoder().encode(errorEvent(shape, code, message)),
   }
 }
 
 /** What one event says. */
-type Told = { readonly ended?: Ended | undefined; readonly usage?: Usage | undefined; readonly onlyUsage?: boolean }
+type Told = {
+  readonly ended?: Ended | undefined
+  readonly account?: Account | undefined
+  readonly onlyUsage?: boolean
+}
 
 /** Said by nearly all events, which are never parsed. */
 const NOTHING: Told = {}
@@ -64,9 +76,10 @@ function readChunk(data: string): Told {
   if (data === TERMINAL_DATA) return { ended: 'complete' }
   if (!data.includes('"usage"') && !data.includes('"error"')) return NOTHING
   const message = parseObject(data)
+  const usage = readUsage(message?.usage)
   return {
     ended: message?.error ? 'upstream_error' : undefined,
-    usage: readUsage(message?.usage),
+    account: usage && { usage },
     // The event that carries nothing else: with continuous usage every chunk of text carries some.
     onlyUsage: Boolean(message?.usage) && Array.isArray(message?.choices) && message.choices.length === 0,
   }
@@ -86,24 +99,35 @@ function readResponseEvent(data: string): Told {
   if (event?.error) return { ended: 'upstream_error' }
   const ended = typeof event?.type === 'string' ? ENDED_BY_TYPE[event.type] : undefined
   if (!ended) return NOTHING
-  const response = event?.response as { readonly usage?: unknown } | null | undefined
-  return { ended, usage: readUsage(response?.usage) }
+  const response = event?.response as JsonObject | null | undefined
+  return { ended, account: response ? accountOfResponse(response) : undefined }
 }
 
-/** For any other answer: it passes as it is, and if it is JSON of a moderate size, its usage is read at the end. */
-export function plainTap(): Tap {
-  let chunks: Uint8Array[] = []
-  let length = 0
+const UNFINISHED_STATUSES: readonly unknown[] = ['queued', 'in_progress']
+
+function accountOfResponse({ id, status, background, usage }: JsonObject): Account {
+  return {
+    responseId: typeof id === 'string' ? id : undefined,
+    background: background === true,
+    // Of a response that still grows, the count is not the last.
+    usage: UNFINISHED_STATUSES.includes(status) ? undefined : readUsage(usage),
+  }
+}
+
+/** For any other answer: it passes as it is, and if it is a JSON object, its account is read from it. */
+export function plainTap(shape: ErrorShape): Tap {
+  const answer = new TopMembers(['id', 'status', 'background', 'usage'])
   return {
     push(chunk) {
-      length += chunk.length
-      if (length <= ANSWER_BYTES_READ_MAX) chunks.push(chunk)
-      else chunks = []
+      answer.push(chunk)
       return chunk
     },
     ended: () => undefined,
     silentEnd: 'complete',
-    usage: () => readUsage(parseObject(new TextDecoder().decode(concat(chunks)))?.usage),
+    account() {
+      const members = answer.found()
+      return shape === 'responses' ? accountOfResponse(members) : { usage: readUsage(members.usage) }
+    },
     failure: () => undefined,
   }
 }

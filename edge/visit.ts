@@ -19,6 +19,8 @@ export class Visit {
   tenant: string | undefined
   model: string | undefined
   session: SessionOutcome
+  /** Of the Responses API: one response's usage may be told in several lines, and counts once. */
+  responseId: string | undefined
   readonly #request: Request
   readonly #route: string
   readonly #clock: Clock
@@ -63,6 +65,7 @@ export class Visit {
       session: this.session,
       status: outcome === 'client_abort' ? STATUS_CLIENT_CLOSED : status,
       outcome,
+      responseId: this.responseId?.slice(0, CHARS_LOGGED),
       ...usage,
       ms: Math.round(this.#clock.monotonicMs() - this.#startedMs),
     }

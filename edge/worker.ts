@@ -84,7 +84,11 @@ async function generate(c: Context<Edge>): Promise<Response> {
   return passOn(c, { answer: sent.answer, headers, upstream, usage: body.withholdUsage ? 'withheld' : 'passed' })
 }
 
-/** Retrieves or cancels a response that an engine stored: the router finds the engine by the id. */
+/**
+ * Retrieves or cancels a response that an engine stored: the router finds the engine by the id. Ids are the tenant's, not
+ * the key's: which model a response is of is known when it is answered, and a cancel has happened by then. So a key that
+ * may use some models only can still fetch and cancel what its tenant's other keys made, if it knows the id.
+ */
 async function storedResponse(c: Context<Edge>): Promise<Response> {
   const { visit } = c.var
   const config = configOf(c.env)
@@ -101,8 +105,7 @@ async function storedResponse(c: Context<Edge>): Promise<Response> {
   const sent = await forward(outgoing, config.router, upstream, RIM)
   if (!sent.ok) return visit.refuse(sent.rejection)
   const { answer } = sent
-  // Its usage was counted when it was made.
-  return passOn(c, { answer, headers: answerHeaders(answer, visit.requestId), upstream, usage: 'not-counted' })
+  return passOn(c, { answer, headers: answerHeaders(answer, visit.requestId), upstream, usage: 'told-again' })
 }
 
 /** The parameters by which a stream is taken up again; an engine knows no others. */
@@ -181,7 +184,12 @@ type Passage = {
   /** For the caller. */
   readonly headers: Headers
   readonly upstream: AbortController
-  readonly usage: 'passed' | 'withheld' | 'not-counted'
+  /**
+   * `told-again`: the answer that made the response told it, and it was counted then. Not so in the background: that
+   * answer came before there was any, so it counts whenever it is fetched, by the response's id once. What nobody
+   * fetches, nobody counts.
+   */
+  readonly usage: 'passed' | 'withheld' | 'told-again'
 }
 
 /** The answer to the caller: the head at once, the bytes as they come, and with the last of them the visit's end. */
@@ -196,11 +204,15 @@ function passOn(c: Context<Edge>, { answer, headers, upstream, usage }: Passage)
     return new Response(null, { status, headers })
   }
   const metered = meter(answer.body, {
-    tap: streams ? eventTap(visit.shape, usage === 'withheld') : plainTap(),
+    tap: streams ? eventTap(visit.shape, usage === 'withheld') : plainTap(visit.shape),
     idleTimeoutMs: configOf(c.env).router.idleTimeoutMs,
     upstream,
     caller: c.req.raw.signal,
-    settle: (outcome, told) => visit.settle(status, outcome, usage === 'not-counted' ? undefined : told),
+    settle: (outcome, account) => {
+      visit.responseId = account.responseId
+      const counts = usage !== 'told-again' || account.background
+      visit.settle(status, outcome, counts ? account.usage : undefined)
+    },
   })
   return new Response(metered, { status, headers })
 }

@@ -6,8 +6,9 @@ import {
   ROUTER_ONLY_MEMBERS,
 } from '../../shared/engine-controls.ts'
 import type { Rejection } from '../../shared/rejection.ts'
+import { readStreamWish } from '../../shared/stream-wish.ts'
 import type { Prompt } from '../tokens/tokenizer.ts'
-import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
+import { findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
 import { promptOf } from './prompt.ts'
 
 /** Until token ids are known: four bytes to a token. */
@@ -37,7 +38,6 @@ export type EngineRequest = {
 const FORBIDDEN_TO_STRANGERS = new Set(CALLER_FORBIDDEN_MEMBERS)
 const FORBIDDEN_TO_ALL = new Set(ROUTER_ONLY_MEMBERS)
 const FORBIDDEN_IN_RESPONSES = new Set(RESPONSES_FORBIDDEN_MEMBERS)
-const ASK_USAGE: ReadonlyMap<string, string> = new Map([['stream_options', '{"include_usage":true}']])
 
 /** @param trusted the edge made this body, so its cache_salt, priority and vllm_xargs stay. */
 export function prepareEngineRequest(
@@ -48,6 +48,10 @@ export function prepareEngineRequest(
   const scan = scanBody(body)
   if (!scan.ok) return refuse(`The request body is not a JSON object: ${scan.message} at byte ${scan.offset}.`)
   const { members } = scan
+  const textOf = (name: string): string | undefined => {
+    const member = findMember(members, name)
+    return member && memberText(body, member)
+  }
 
   const model = stringMember(body, findMember(members, 'model'))
   if (!model) return refuse('The request needs a `model`: a string with the name of a served model.', 'model')
@@ -58,22 +62,23 @@ export function prepareEngineRequest(
   const previous = findMember(members, 'previous_response_id')
   const previousResponseId = dialect === 'responses' ? stringMember(body, previous) : undefined
 
-  const streamMember = findMember(members, 'stream')
-  const stream = streamMember !== undefined && memberText(body, streamMember) === 'true'
-  const asks = stream && dialect !== 'responses'
-  const usage = asks ? wantUsage(body, findMember(members, 'stream_options')) : { set: undefined, withhold: false }
+  const wish = readStreamWish(textOf('stream'), textOf('stream_options'))
+  if (!wish.ok) return wish
+  // A stream of responses ends with its usage, asked or not.
+  const withholdUsage = dialect !== 'responses' && wish.stream && !wish.asksUsage
+  const set = new Map(withholdUsage ? [['stream_options', wish.optionsAskingUsage]] : [])
 
   const forbidden = trusted ? FORBIDDEN_TO_ALL : FORBIDDEN_TO_STRANGERS
   const drop = (name: string): boolean =>
     forbidden.has(name) || (dialect === 'responses' && FORBIDDEN_IN_RESPONSES.has(name))
-  const rewritten = rewriteBody(body, members, drop, usage.set ?? new Map())
+  const rewritten = rewriteBody(body, members, drop, set)
   return {
     ok: true,
     request: {
       dialect,
       model,
-      stream,
-      withholdUsage: usage.withhold,
+      stream: wish.stream,
+      withholdUsage,
       promptTokensEstimate: Math.ceil(body.length / BYTES_PER_TOKEN),
       body: rewritten,
       prompt: () => promptOf(dialect, body, members),
@@ -94,24 +99,6 @@ export function withResponseId(body: Buffer, id: string): Buffer {
   const brace = body.indexOf(OPEN_BRACE)
   // Never empty: a model stands in it.
   return Buffer.concat([Buffer.from(`{"${RESPONSE_ID_MEMBER}":${JSON.stringify(id)},`), body.subarray(brace + 1)])
-}
-
-type UsageWish = { readonly set: ReadonlyMap<string, string> | undefined; readonly withhold: boolean }
-
-function wantUsage(body: Buffer, options: BodyMember | undefined): UsageWish {
-  if (!options) return { set: ASK_USAGE, withhold: true }
-  let value: unknown
-  try {
-    value = JSON.parse(memberText(body, options))
-  } catch {
-    return { set: undefined, withhold: false }
-  }
-  if (value === null) return { set: ASK_USAGE, withhold: true }
-  // Not ours to judge: the engine refuses it in its own words.
-  if (typeof value !== 'object' || Array.isArray(value)) return { set: undefined, withhold: false }
-  if ((value as { include_usage?: unknown }).include_usage === true) return { set: undefined, withhold: false }
-  const asking = JSON.stringify({ ...value, include_usage: true })
-  return { set: new Map([['stream_options', asking]]), withhold: true }
 }
 
 function refuse(message: string, param?: string): { readonly ok: false; readonly rejection: Rejection } {

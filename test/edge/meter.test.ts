@@ -112,7 +112,7 @@ it('tells of a failure in a named event where events are named', async () => {
 })
 
 it('breaks off a plain answer that breaks', async () => {
-  const world = setUp(plainTap())
+  const world = setUp(plainTap('openai'))
   world.send('{"cho')
   const reader = world.out.getReader()
   await reader.read()

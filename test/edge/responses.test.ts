@@ -65,6 +65,18 @@ describe('what reaches the router', () => {
     expect(arrived[0]?.body).toContain('"stream_options":{"include_obfuscation":false}')
   })
 
+  it.each([
+    [{ stream: 1 }, 'stream'],
+    [{ stream: 'on' }, 'stream'],
+    [{ stream: true, stream_options: [] }, 'stream_options'],
+  ])('is not a wish for a stream that only some read so: %j', async (wish, param) => {
+    const arrived = fakeRouter(() => Response.json({}))
+    const answer = await post(RESPONSES, await storedKey(), { ...BODY, ...wish })
+    expect(answer.status).toBe(400)
+    expect(await answer.json()).toMatchObject({ error: { type: 'invalid_request_error', param } })
+    expect(arrived).toEqual([])
+  })
+
   it('leaves request_id to the other dialects, where it names nothing', async () => {
     const arrived = fakeRouter(() => Response.json({}))
     await (await post('/v1/completions', await storedKey(), { model: 'tiny', prompt: '', request_id: 'mine' })).text()
@@ -133,6 +145,14 @@ describe('an answer', () => {
     expect(lastLogged()).toMatchObject({ status: 200, outcome: code })
   })
 
+  it('that repeats long instructions passes, and its usage is read', async () => {
+    const response = { id: ID, status: 'completed', instructions: 'x'.repeat(3 * 1024 * 1024), usage: USAGE }
+    fakeRouter(() => Response.json(response))
+    const answer = await post(RESPONSES, await storedKey(), BODY)
+    expect((await answer.text()).length).toBe(JSON.stringify(response).length)
+    expect(lastLogged()).toMatchObject({ responseId: ID, promptTokens: 10, completionTokens: 4, cachedTokens: 3 })
+  })
+
   it('whose events repeat long instructions passes', async () => {
     const long = named('response.created', { response: { instructions: 'x'.repeat(3 * 1024 * 1024) } })
     expect((await stream([long, completed])).length).toBe(long.length + completed.length)
@@ -163,8 +183,6 @@ describe('a stored response', () => {
     expect(arrived[0]?.url).toBe(`http://127.0.0.1:8000${path}`)
     expect(arrived[0]?.request.method).toBe('GET')
     expect(await signedPath(arrived[0]?.request, 'GET', path)).toBe(true)
-    // Counted when it was made.
-    expect(lastLogged()).not.toHaveProperty('promptTokens')
   })
 
   it('streams back', async () => {
@@ -175,6 +193,59 @@ describe('a stored response', () => {
     expect(await answer.text()).toBe(delta + completed)
     fakeRouter(() => streamed([delta]))
     expect(await (await call(`${RESPONSES}/${ID}?stream=true`, { headers })).text()).toContain('upstream_truncated')
+  })
+
+  describe('tells its usage', () => {
+    const response = (status: string, more: object = {}) => ({ id: ID, status, usage: USAGE, ...more })
+
+    async function logOf(made: object, path = `${RESPONSES}/${ID}`, method = 'GET'): Promise<Record<string, unknown>> {
+      const type = `response.${(made as { status: string }).status}`
+      const streams = path.endsWith('stream=true')
+      fakeRouter(() => (streams ? streamed([named(type, { response: made })]) : Response.json(made)))
+      await (await call(path, { method, headers: { 'x-api-key': await storedKey() } })).text()
+      return lastLogged()
+    }
+
+    it('when it is made, and is not counted again when it is fetched', async () => {
+      fakeRouter(() => Response.json(response('completed', { background: false })))
+      await (await post(RESPONSES, await storedKey(), BODY)).text()
+      expect(lastLogged()).toMatchObject({ responseId: ID, promptTokens: 10 })
+      for (const query of ['', '?stream=true']) {
+        const line = await logOf(response('completed', { background: false }), `${RESPONSES}/${ID}${query}`)
+        expect(line).toMatchObject({ outcome: 'complete', responseId: ID })
+        expect(line).not.toHaveProperty('promptTokens')
+      }
+    })
+
+    it('when it is fetched, where it was made in the background: its first answer came before there was any', async () => {
+      fakeRouter(() => Response.json({ id: ID, status: 'queued', background: true, usage: null }))
+      await (await post(RESPONSES, await storedKey(), { ...BODY, background: true })).text()
+      expect(lastLogged()).toMatchObject({ model: 'tiny', responseId: ID })
+      expect(lastLogged()).not.toHaveProperty('promptTokens')
+      for (const query of ['', '?stream=true']) {
+        for (const status of ['completed', 'incomplete', 'failed']) {
+          const line = await logOf(response(status, { background: true }), `${RESPONSES}/${ID}${query}`)
+          expect(line).toMatchObject({ responseId: ID, promptTokens: 10, completionTokens: 4, cachedTokens: 3 })
+        }
+      }
+    })
+
+    it('when it is cancelled in the background', async () => {
+      const line = await logOf(response('cancelled', { background: true }), `${RESPONSES}/${ID}/cancel`, 'POST')
+      expect(line).toMatchObject({ responseId: ID, promptTokens: 10 })
+    })
+
+    it.each(['queued', 'in_progress'])('only when it is over: not %s', async (status) => {
+      expect(await logOf(response(status, { background: true }))).not.toHaveProperty('promptTokens')
+    })
+
+    it('with the same id in the stream of its making and when it is fetched: whoever sums up counts it once', async () => {
+      const made = response('completed', { background: true })
+      await stream([created, named('response.completed', { response: made })])
+      const [first, again] = [lastLogged(), await logOf(made)]
+      expect([first.responseId, again.responseId]).toEqual([ID, ID])
+      expect([first.promptTokens, again.promptTokens]).toEqual([10, 10])
+    })
   })
 
   it('is cancelled, whatever the body', async () => {

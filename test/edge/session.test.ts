@@ -109,6 +109,19 @@ describe('a token', () => {
     })
   })
 
+  it('is replaced by one of the current key at the next answer, so that the old key can go', async () => {
+    const old = setUp({ keys: OLD })
+    const token = await minted(old.scope)
+    const rotated = setUp({ keys: `${NEW},${OLD}` })
+    rotated.advance(1)
+    const { token: renewed, outcome } = await rotated.turn(token, PIN)
+    expect(outcome).toBe('kept')
+    expect(renewed).toMatch(/^v1\.new\./)
+    expect(payloadOf(renewed ?? '')).toMatchObject({ s: payloadOf(token).s, f: payloadOf(token).f, p: PIN })
+    expect(await setUp({ keys: NEW }).read(renewed ?? '')).toMatchObject({ state: 'valid', session: { pin: PIN } })
+    expect(await rotated.turn(renewed ?? '', PIN)).toEqual({ token: renewed, outcome: 'kept' })
+  })
+
   it('cannot be made from the signature of a request, though the keys are the same', async () => {
     const { scope, read } = setUp()
     const [version, keyId, payload] = (await minted(scope)).split('.')
@@ -348,6 +361,19 @@ describe('through the Worker', () => {
     expect(ours).not.toBe(theirs)
     expect(ours).not.toBe('')
     expect(arrived[1]?.request.headers.has(HEADER.pin)).toBe(false)
+  })
+
+  it('a token of an older key keeps its session, under the current key', async () => {
+    const keys = parseKeyRing(env.EDGE_SIGNING_KEYS)
+    const olderId = [...keys.secrets.keys()].find((id) => id !== keys.currentId) ?? ''
+    const clock = { epochMs: () => Date.now(), monotonicMs: () => 0 }
+    const token = await minted({ tenant: 'acme', keys: { ...keys, currentId: olderId }, clock })
+    const arrived = pinningRouter()
+    const renewed = await tokenFrom(await storedKey(), { [HEADER.sessionToken]: token })
+    expect(lastSession()).toBe('kept')
+    expect(arrived[0]?.request.headers.get(HEADER.pin)).toBe(PIN)
+    expect(renewed).toMatch(/^v1\.new\./)
+    expect(payloadOf(renewed).s).toBe(payloadOf(token).s)
   })
 
   it('a token that has expired is none', async () => {

@@ -135,7 +135,6 @@ describe('what reaches the router', () => {
     ['null', null, '{"include_usage":true}'],
     ['declined', { include_usage: false, other: 1 }, '{"include_usage":true,"other":1}'],
     ['asked for', { include_usage: true }, '{"include_usage":true}'],
-    ['not an object', 'yes', '"yes"'],
   ])('asks a stream for usage: stream_options %s', async (_, stream_options, expected) => {
     const arrived = fakeRouter(() => streamed([sse('[DONE]')]))
     await (await chat(await storedKey(), { ...BODY, stream: true, stream_options })).text()
@@ -196,6 +195,14 @@ describe('answers', () => {
     await (await chat(await storedKey(), BODY)).text()
     expect(lastLogged()).toMatchObject({ outcome: 'complete', promptTokens: 3, completionTokens: 4 })
     expect(lastLogged()).not.toHaveProperty('cachedTokens')
+  })
+
+  it('reads the usage of an answer of any size: a caller’s logprobs must not keep it out of the log', async () => {
+    const choices = [{ message: { content: 'x' }, logprobs: { content: 'usage'.repeat(400_000) } }]
+    fakeRouter(() => Response.json({ choices, usage: { prompt_tokens: 3, completion_tokens: 4 } }))
+    const answer = await chat(await storedKey(), { ...BODY, logprobs: true })
+    expect(await answer.json()).toMatchObject({ choices })
+    expect(lastLogged()).toMatchObject({ outcome: 'complete', promptTokens: 3, completionTokens: 4 })
   })
 
   it('withholds the usage event from a caller who did not ask for it', async () => {
@@ -288,6 +295,16 @@ describe('refusals', () => {
     ['no model', '{"messages":[]}', {}, 400, 'model'],
     ['an empty model', '{"model":""}', {}, 400, 'model'],
     ['a model that is no text', '{"model":5}', {}, 400, 'model'],
+    ['a stream that only some read as one', '{"model":"a","stream":1}', {}, 400, 'stream'],
+    ['the same as text', '{"model":"a","stream":"true"}', {}, 400, 'stream'],
+    ['options that are no object', '{"model":"a","stream":true,"stream_options":"yes"}', {}, 400, 'stream_options'],
+    [
+      'a wish for usage that only some read as none',
+      '{"model":"a","stream":true,"stream_options":{"include_usage":0}}',
+      {},
+      400,
+      'stream_options.include_usage',
+    ],
   ])('%s', async (_, body, headers, status, param) => {
     const arrived = fakeRouter(() => Response.json({}))
     const answer = await chat(await storedKey(), body, headers)

@@ -202,12 +202,12 @@ describe('an engine that fails in mid-answer', () => {
     expect(text).not.toContain('[DONE]')
   })
 
-  it('is noticed by what the engine sends, however the caller spelled "stream": vLLM takes 1 for true', async () => {
+  it('is noticed by what the engine sends, even where the caller asked for no stream', async () => {
     const engine = await startEngine((generation) => {
       startStream(generation)
       generation.res.end()
     })
-    const { text } = await chat((await startRig([engine])).url, { ...streamed, stream: 1 }).answer
+    const { text } = await chat((await startRig([engine])).url, { ...streamed, stream: false }).answer
     expect(text).toContain('upstream_truncated')
   })
 

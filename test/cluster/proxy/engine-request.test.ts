@@ -28,7 +28,7 @@ describe('what reaches an engine', () => {
 })
 
 describe('usage is always asked for, and withheld from who did not ask', () => {
-  const rows: readonly [string, string, { include_usage?: boolean } | null | string, boolean][] = [
+  const rows: readonly [string, string, { include_usage?: boolean }, boolean][] = [
     ['no options', '{"model":"m","stream":true}', { include_usage: true }, true],
     ['null options', '{"model":"m","stream":true,"stream_options":null}', { include_usage: true }, true],
     [
@@ -39,7 +39,6 @@ describe('usage is always asked for, and withheld from who did not ask', () => {
     ],
     ['asked', '{"model":"m","stream":true,"stream_options":{"include_usage":true}}', { include_usage: true }, false],
     ['declined', '{"model":"m","stream":true,"stream_options":{"include_usage":false}}', { include_usage: true }, true],
-    ['nonsense, for the engine to refuse', '{"model":"m","stream":true,"stream_options":"x"}', 'x', false],
   ]
   it.each(rows)('%s', (_, body, options, withheld) => {
     const prepared = prepare(body)
@@ -51,6 +50,29 @@ describe('usage is always asked for, and withheld from who did not ask', () => {
       body: '{"model":"m","stream":false}',
       withholdUsage: false,
     })
+  })
+})
+
+describe('a wish that an engine may read otherwise is refused, or its stream would pass without usage', () => {
+  const refused: readonly [string, string][] = [
+    ['"stream":1', 'stream'],
+    ['"stream":"true"', 'stream'],
+    ['"stream":"on"', 'stream'],
+    ['"stream":true,"stream_options":"x"', 'stream_options'],
+    ['"stream":true,"stream_options":[]', 'stream_options'],
+    ['"stream":true,"stream_options":{"include_usage":true,"include_usage":0}', 'stream_options'],
+    ['"stream":true,"stream_options":{"include_usage":0}', 'stream_options.include_usage'],
+    ['"stream":true,"stream_options":{"include_usage":"false"}', 'stream_options.include_usage'],
+  ]
+  it.each(refused)('%s', (members, param) => {
+    for (const dialect of ['chat', 'completions', 'responses'] as const) {
+      for (const trusted of [true, false]) {
+        expect(prepareEngineRequest(dialect, Buffer.from(`{"model":"m",${members}}`), trusted)).toMatchObject({
+          ok: false,
+          rejection: { reason: 'invalid-body', param },
+        })
+      }
+    }
   })
 })
 

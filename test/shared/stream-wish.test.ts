@@ -1,0 +1,70 @@
+import { describe, expect, it } from 'vitest'
+import { readStreamWish } from '../../shared/stream-wish.ts'
+
+const ASKING = '{"include_usage":true}'
+
+describe('a wish with one reading', () => {
+  it.each([
+    ['nothing said', undefined, undefined, { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
+    ['null for both', 'null', 'null', { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
+    ['no stream', 'false', undefined, { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
+    ['a stream', 'true', undefined, { stream: true, asksUsage: false, optionsAskingUsage: ASKING }],
+    [
+      'usage asked for',
+      'true',
+      '{"include_usage":true}',
+      { stream: true, asksUsage: true, optionsAskingUsage: ASKING },
+    ],
+    [
+      'usage declined',
+      'true',
+      '{"include_usage":false}',
+      { stream: true, asksUsage: false, optionsAskingUsage: ASKING },
+    ],
+    ['usage null', 'true', '{"include_usage":null}', { stream: true, asksUsage: false, optionsAskingUsage: ASKING }],
+    [
+      'other options, kept as written',
+      'true',
+      '{ "x" : [1.0, 9007199254740993], "include_\\u0075sage": false }',
+      { stream: true, asksUsage: false, optionsAskingUsage: '{"include_usage":true,"x":[1.0,9007199254740993]}' },
+    ],
+  ])('%s', (_, stream, options, expected) => {
+    expect(readStreamWish(stream, options)).toEqual({ ok: true, ...expected })
+  })
+})
+
+describe('what an engine may read otherwise is refused by its name', () => {
+  // All but the last three are true to an engine's lax booleans, or false.
+  const lax = ['1', '0', '1.0', '"true"', '"on"', '"yes"', '"t"', '"1"', '"false"', '""', '{}', '[]']
+
+  it.each(lax)('stream: %s', (stream) => {
+    expect(readStreamWish(stream)).toEqual({
+      ok: false,
+      rejection: { reason: 'invalid-body', message: 'stream must be true or false', param: 'stream' },
+    })
+  })
+
+  it.each(lax)('include_usage: %s, whether it streams or not', (value) => {
+    for (const stream of ['true', 'false', undefined]) {
+      expect(readStreamWish(stream, `{"x":1,"include_usage":${value}}`)).toMatchObject({
+        ok: false,
+        rejection: { reason: 'invalid-body', param: 'stream_options.include_usage' },
+      })
+    }
+  })
+
+  it.each([
+    '"yes"',
+    '[]',
+    '1',
+    'true',
+    '{"include_usage":true,"include_usage":0}',
+    '{"include_usage":true,"include_\\u0075sage":false}',
+    '{"include_usage":',
+  ])('stream_options: %s', (options) => {
+    expect(readStreamWish('true', options)).toMatchObject({
+      ok: false,
+      rejection: { reason: 'invalid-body', param: 'stream_options' },
+    })
+  })
+})
