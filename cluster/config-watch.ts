@@ -1,5 +1,6 @@
 // Reads the configuration file again when it has changed. A bad file keeps what was read before, and says where it is
-// wrong. The content is compared, not a time stamp: Kubernetes swaps the links of a mounted ConfigMap.
+// wrong. The content is compared, not a time stamp: Kubernetes swaps the links of a mounted ConfigMap. It counts once two
+// looks have found the same: a file that is being written is empty for a moment, and an empty one may be valid.
 import { readFile } from 'node:fs/promises'
 
 const INTERVAL_MS = 1_000
@@ -9,16 +10,17 @@ const MISSED_LOOKS_MAX = 3
 export type ConfigWatch = { readonly close: () => void }
 
 /**
- * @param changed is told of the content at first and of every other one later, reads it and throws when it is wrong.
+ * @param changed is given the content at first and every other one later; it throws when that is wrong.
  * @param refused is told why, once; and once when the file cannot be read any more.
  */
 export function watchConfig(
   file: string,
-  changed: () => void,
+  changed: (text: string) => void,
   refused: (message: string) => void,
   intervalMs = INTERVAL_MS,
 ): ConfigWatch {
   let seen: string | undefined
+  let lastLook: string | undefined
   let missed = 0
   let closed = false
   let timer: NodeJS.Timeout | undefined
@@ -36,10 +38,12 @@ export function watchConfig(
       }
     }
     if (closed) return
-    if (text !== undefined && text !== seen) {
+    const settled = text === lastLook
+    lastLook = text
+    if (text !== undefined && text !== seen && settled) {
       seen = text
       try {
-        changed()
+        changed(text)
       } catch (error) {
         refused((error as Error).message)
       }

@@ -2,7 +2,7 @@
 // every error names the place and what was expected there.
 import { readFileSync } from 'node:fs'
 import * as v from 'valibot'
-import { isNode, isScalar, LineCounter, parseDocument } from 'yaml'
+import { type Document, isNode, isScalar, LineCounter, parseDocument, visit } from 'yaml'
 import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
 import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
 import { isEventsAddress } from './kv/sources.ts'
@@ -26,6 +26,9 @@ const BODIES_BYTES_DEFAULT = 1024 * 1024 * 1024
 
 /** What Node's timers take; beyond it they fire at once. Half of it, because some are doubled. */
 const TIMEOUT_MS_MAX = 2 ** 30
+
+/** The sum of all is a number still. */
+const WEIGHT_MAX = 1e9
 
 const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(TIMEOUT_MS_MAX))
 const count = v.pipe(v.number(), v.integer(), v.minValue(0))
@@ -89,7 +92,7 @@ const ConfigFile = v.strictObject({
       v.strictObject({
         name: v.picklist(namesOf(SCORERS)),
         enabled: v.optional(v.boolean()),
-        weight: v.pipe(v.number(), v.minValue(0)),
+        weight: v.pipe(v.number(), v.minValue(0), v.maxValue(WEIGHT_MAX)),
         // A KV-Cache Manager that the cache scorer asks before the index in this process.
         endpoint: v.optional(origin),
       }),
@@ -198,19 +201,25 @@ const DEFAULT_PROFILE: ProfileConfig = {
 /** The label by which llm-d tells prefill pods from decode pods. */
 const ROLE_LABEL = 'llm-d.ai/role'
 
-/** Reads the file, if one is named, and settles what flags and environment leave open. Throws UserError. */
-export function loadRouterConfig(file: string | undefined, over: RouterOverrides): RouterConfig {
-  return settle(file === undefined ? v.parse(ConfigFile, {}) : readConfigFile(file), over)
+/**
+ * Reads the file, if one is named, and settles what flags and environment leave open. Throws UserError.
+ *
+ * @param text of the file, where it has been read already.
+ */
+export function loadRouterConfig(
+  file: string | undefined,
+  over: RouterOverrides,
+  text = file === undefined ? '' : readConfigFile(file),
+): RouterConfig {
+  return settle(parseConfigText(text, file ?? ''), over)
 }
 
-function readConfigFile(file: string): ConfigFile {
-  let text: string
+function readConfigFile(file: string): string {
   try {
-    text = readFileSync(file, 'utf8')
+    return readFileSync(file, 'utf8')
   } catch (error) {
     throw new UserError(`cannot read the configuration ${file}: ${(error as NodeJS.ErrnoException).code}`)
   }
-  return parseConfigText(text, file)
 }
 
 /**
@@ -235,7 +244,12 @@ function parseSettings(text: string, file: string, linesBefore: number): ConfigF
     const what = firstLine(syntaxError.message).replace(/ at line \d+, column \d+:$/, '')
     throw new UserError(`${at(syntaxError.linePos?.[0].line)}: ${what}`)
   }
-  const content: unknown = document.toJS() ?? {}
+  let content: unknown
+  try {
+    content = document.toJS() ?? {}
+  } catch (error) {
+    throw new UserError(`${at(lineOf(unresolvedAlias(document)))}: ${firstLine((error as Error).message)}`)
+  }
   if (Array.isArray(content) || typeof content !== 'object') {
     throw new UserError(`${at(1)}: the file: expected settings by name, like \`port: 8000\``)
   }
@@ -255,6 +269,19 @@ function parseSettings(text: string, file: string, linesBefore: number): ConfigF
   // An unknown key has no value to point at: the object that holds it has.
   const node = document.getIn(path, true) ?? document.getIn(path.slice(0, -1), true)
   throw new UserError(`${at(lineOf(node))}: ${pathInWords(path)}: ${expectation(issue)}`)
+}
+
+/** Parsing lets it pass: only a use of it fails. */
+function unresolvedAlias(document: Document): unknown {
+  let found: unknown
+  visit(document, {
+    Alias(_, alias) {
+      if (alias.resolve(document) !== undefined) return undefined
+      found = alias
+      return visit.BREAK
+    },
+  })
+  return found
 }
 
 /** As the guide's ConfigMap names it. */

@@ -237,7 +237,7 @@ async function runRouter(values: FlagValues): Promise<void> {
   const { createLog } = await import('./log.ts')
   const { startRouter } = await import('./router.ts')
   const log = createLog(config.logLevel)
-  const reload = file === undefined ? undefined : { file, read: () => loadRouterConfig(file, over) }
+  const reload = file === undefined ? undefined : { file, read: (text: string) => loadRouterConfig(file, over, text) }
   const router = await startRouter(config, log, undefined, reload)
   const signal = await stopSignal()
   log.info({ signal, drainMs: config.timeouts.drainMs }, 'draining')
@@ -247,16 +247,15 @@ async function runRouter(values: FlagValues): Promise<void> {
 
 async function runLoadMonitor(values: FlagValues): Promise<void> {
   const file = text(values, 'config')
-  const load = () =>
-    loadRouterConfig(file, {
-      host: text(values, 'host'),
-      logLevel: choice(values, 'log-level', LOG_LEVELS),
-      endpoints: texts(values, 'endpoint'),
-      podIp: podIp(),
-      // It takes no requests for engines: nobody has to sign anything.
-      allowUnsigned: true,
-    })
-  const config = load()
+  const over = {
+    host: text(values, 'host'),
+    logLevel: choice(values, 'log-level', LOG_LEVELS),
+    endpoints: texts(values, 'endpoint'),
+    podIp: podIp(),
+    // It takes no requests for engines: nobody has to sign anything.
+    allowUnsigned: true,
+  }
+  const config = loadRouterConfig(file, over)
   const { createLog } = await import('./log.ts')
   const { startLoadMonitor } = await import('./load-monitor/server.ts')
   const { watchConfig } = await import('./config-watch.ts')
@@ -275,7 +274,7 @@ async function runLoadMonitor(values: FlagValues): Promise<void> {
       ? undefined
       : watchConfig(
           file,
-          () => monitor.replace(load().endpoints),
+          (content) => monitor.replace(loadRouterConfig(file, over, content).endpoints),
           (message) => log.error({ file, message }, 'the configuration has a fault; the pods before are watched on'),
         )
   const signal = await stopSignal()

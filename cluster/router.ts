@@ -45,8 +45,8 @@ export type Router = {
 /** Where a router's configuration comes from, when it may change while it runs. */
 export type Reload = {
   readonly file: string
-  /** Reads it again. Throws UserError when it is wrong. */
-  readonly read: () => RouterConfig
+  /** What this text of it configures. Throws UserError when it is wrong. */
+  readonly read: (text: string) => RouterConfig
 }
 
 /** Starts both doors; throws UserError when a port is taken, which names the flag that chooses another. */
@@ -165,6 +165,7 @@ export async function startRouter(
     for (const id of removed) {
       watch.unfollow(id)
       accuracy.forget(id)
+      metrics.forget(id)
     }
     void monitor.refresh().then(follow)
     profiles = profilesOf(next)
@@ -181,7 +182,7 @@ export async function startRouter(
     reload &&
     watchConfig(
       reload.file,
-      () => apply(reload.read()),
+      (text) => apply(reload.read(text)),
       (message) => {
         faulty = true
         metrics.reloaded(false)
@@ -235,12 +236,12 @@ function askerOf(connections: Connections): KvWatchDeps['askSources'] {
   return (id) => askEngine(connections, id, { path: '/kv_event_sources' }, limits)
 }
 
-/** The least busy first. */
+/** Those first that are heard of, then the least busy: what is stale may be frozen, and looks idle. */
 function askableAbout(endpoints: EndpointSet, model: string): readonly EndpointId[] {
   return endpoints
     .snapshot()
     .filter(({ models, availability }) => availability.state === 'available' && models?.includes(model))
-    .sort((a, b) => a.load.activeRequests - b.load.activeRequests)
+    .sort((a, b) => Number(a.load.stale) - Number(b.load.stale) || a.load.activeRequests - b.load.activeRequests)
     .map(({ endpoint }) => endpoint.id)
 }
 

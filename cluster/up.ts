@@ -68,7 +68,9 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   const log = createLog(config.logLevel, join(logDir, 'router.log'))
   const flags = { port: '--router-port', adminPort: '--admin-port' }
   const reload =
-    configFile === undefined ? undefined : { file: configFile, read: () => loadRouterConfig(configFile, over) }
+    configFile === undefined
+      ? undefined
+      : { file: configFile, read: (text: string) => loadRouterConfig(configFile, over, text) }
   const router = await startRouter(config, log, flags, reload)
   stops.push(() => router.close({ drainNoticeMs: 0, drainMs: 500 }))
   await Promise.all([keyStored, router.firstRound])

@@ -7,18 +7,28 @@ import type { FindPrefixes, FoundPrefixes, MatchPrefix, PrefixMatch, PromptQuery
 
 /** A decision waits no longer; what comes later is too late. */
 const BUDGET_MS = 50
+/** Answers in a row that came too late: one prompt may be long. */
+const LATE_MAX = 3
 const PROBE_INTERVAL_MS = 5_000
 const PROBE_TIMEOUT_MS = 2_000
 const ANSWER_BYTES_MAX = 4 * 1024 * 1024
 
+const whole = v.pipe(v.number(), v.integer(), v.minValue(0))
 const Score = v.object({
   endpoint: v.string(),
-  rank: v.optional(v.number(), 0),
-  matchedTokens: v.pipe(v.number(), v.minValue(0)),
-  tiers: v.optional(v.object({ gpu: v.optional(v.number()) })),
+  rank: v.optional(whole, 0),
+  matchedTokens: whole,
+  tiers: v.optional(v.object({ gpu: v.optional(whole) })),
   stale: v.optional(v.boolean(), false),
 })
 const Answer = v.object({ scores: v.array(Score) })
+
+type Asked = {
+  readonly model: string
+  readonly lora?: string | undefined
+  readonly cache_salt?: string | undefined
+  readonly token_ids: readonly number[]
+}
 
 export type RemoteIndex = {
   /** The remote one's answer, or the local one's where the remote one is silent. Never rejects. */
@@ -50,8 +60,9 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
   // Invariant: a probe is under way or scheduled exactly while `up` is not true.
   let timer: NodeJS.Timeout | undefined
   let closed = false
+  let late = 0
 
-  async function ask(query: unknown, timeoutMs: number): Promise<readonly PrefixMatch[]> {
+  async function ask(query: Asked, timeoutMs: number): Promise<readonly PrefixMatch[]> {
     const answer = await fetch(`${origin}/score`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
@@ -62,13 +73,15 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
     const body = await readBounded((answer.body ?? []) as AsyncIterable<Buffer>, ANSWER_BYTES_MAX)
     if (!answer.ok) throw new Error(`its /score answers ${answer.status}`)
     if (!body) throw new Error(`its /score has more than ${ANSWER_BYTES_MAX} bytes`)
+    // The last token is always computed.
+    const most = query.token_ids.length - 1
     return v
       .parse(Answer, JSON.parse(body.toString()))
       .scores.map(({ endpoint, rank, matchedTokens, tiers, stale }) => ({
         endpoint: endpoint as EndpointId,
         rank,
-        matchedTokens,
-        gpuTokens: Math.min(matchedTokens, tiers?.gpu ?? matchedTokens),
+        matchedTokens: Math.min(matchedTokens, most),
+        gpuTokens: Math.min(matchedTokens, tiers?.gpu ?? matchedTokens, most),
         complete: !stale,
       }))
   }
@@ -76,6 +89,7 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
   function answered(): void {
     if (up === true) return
     up = true
+    late = 0
     onEvent({ type: 'kv-manager-answers', origin })
   }
 
@@ -99,7 +113,7 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
 
   const standIn = (query: PromptQuery): FoundPrefixes => ({
     matches: local(query),
-    by: `the index in this process: ${origin} does not answer`,
+    by: `the index in this process: ${origin} gave no answer in time`,
   })
   return {
     async findPrefixes(query) {
@@ -107,9 +121,12 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
       const { tokenIds, model, lora, cacheSalt } = query
       try {
         const asked = { model, lora, cache_salt: cacheSalt, token_ids: Array.from(tokenIds) }
-        return { matches: await ask(asked, BUDGET_MS), by: origin }
+        const matches = await ask(asked, BUDGET_MS)
+        late = 0
+        return { matches, by: origin }
       } catch (error) {
-        failed(error, false)
+        late = isTimeout(error) ? late + 1 : LATE_MAX
+        if (late >= LATE_MAX) failed(error, false)
         return standIn(query)
       }
     },
@@ -121,9 +138,13 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
   }
 }
 
+function isTimeout(error: unknown): boolean {
+  return (error as Error).name === 'TimeoutError'
+}
+
 /** `fetch` says only that it failed; why stands in its cause. */
 function causeOf(error: unknown): string {
-  const { name, message, cause } = error as Error
-  if (name === 'TimeoutError') return 'no answer in time'
+  const { message, cause } = error as Error
+  if (isTimeout(error)) return 'no answer in time'
   return (cause as NodeJS.ErrnoException | undefined)?.code ?? message
 }

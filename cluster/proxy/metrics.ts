@@ -12,6 +12,9 @@ const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0
 const ERROR_BUCKETS = [0, 16, 32, 64, 128, 512, 2_048, 8_192, 32_768, 131_072]
 const DECISION_BUCKETS = [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.03, 0.1]
 
+const SCRAPE_OUTCOMES = ['ok', 'failed'] as const
+const PREDICTION_OUTCOMES = ['exact', 'over', 'under'] as const
+
 export type RouterMetrics = {
   readonly registry: Registry
   readonly answered: (route: string, model: string, status: number) => void
@@ -27,6 +30,8 @@ export type RouterMetrics = {
   /** Cached tokens as predicted, and as the engine told them. */
   readonly predicted: (endpoint: EndpointId, predicted: number, actual: number) => void
   readonly reloaded: (ok: boolean) => void
+  /** Of an endpoint that is gone nothing is told any more. */
+  readonly forget: (endpoint: EndpointId) => void
 }
 
 export type MetricsDeps = {
@@ -142,6 +147,12 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
       actualTokens.inc({ endpoint }, actual)
       predictions.inc({ endpoint, outcome: predicted === actual ? 'exact' : predicted > actual ? 'over' : 'under' })
       predictionError.observe(Math.abs(predicted - actual))
+    },
+    forget(endpoint) {
+      for (const outcome of SCRAPE_OUTCOMES) scrapes.remove({ endpoint, outcome })
+      for (const outcome of PREDICTION_OUTCOMES) predictions.remove({ endpoint, outcome })
+      predictedTokens.remove({ endpoint })
+      actualTokens.remove({ endpoint })
     },
     reloaded: (ok) => reloads.inc({ outcome: ok ? 'applied' : 'refused' }),
     scraped: (endpoint, ok) => scrapes.inc({ endpoint, outcome: ok ? 'ok' : 'failed' }),

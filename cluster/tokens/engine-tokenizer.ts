@@ -12,11 +12,13 @@ const CACHE_BYTES = 64 * 1024 * 1024
 const ASKED_MAX = 256
 /** Another engine is asked when the first one fails. */
 const ATTEMPTS_MAX = 2
+/** One that gave no answer is left alone for so long; where nobody else is left, by all prompts but one at a time. */
+const SILENT_MS = 30_000
 
 export type TokenizeAnswer = { readonly status: number; readonly body: Buffer }
 
 export type EngineTokenizerDeps = {
-  /** Engines that can be asked about this model, the best one first. */
+  /** Engines that can be asked about this model, the best one first; of those the one that is asked least is asked. */
   readonly askable: (model: string) => readonly EndpointId[]
   /** `POST /tokenize`; undefined when it gave no answer in time. */
   readonly ask: (to: EndpointId, body: Buffer, timeoutMs: number) => Promise<TokenizeAnswer | undefined>
@@ -28,14 +30,41 @@ export type EngineTokenizerDeps = {
 export function createEngineTokenizer(deps: EngineTokenizerDeps): Tokenize {
   const cache = createTokenCache(CACHE_BYTES)
   const asked = new Map<string, Promise<Tokens>>()
+  /** Prompts that each engine is asked about now. */
+  const asking = new Map<EndpointId, number>()
+  const silentUntilMs = new Map<EndpointId, number>()
+
+  /** Least asked first. Sorting is stable: among equals the best stays first. */
+  function candidates(model: string): readonly EndpointId[] {
+    const now = deps.nowMs()
+    for (const [id, untilMs] of silentUntilMs) if (untilMs <= now) silentUntilMs.delete(id)
+    const engines = deps.askable(model)
+    const heard = engines.filter((id) => !silentUntilMs.has(id))
+    const burden = (id: EndpointId) => asking.get(id) ?? 0
+    const some = heard.length > 0 ? heard : engines.filter((id) => burden(id) === 0).slice(0, 1)
+    return [...some].sort((a, b) => burden(a) - burden(b)).slice(0, ATTEMPTS_MAX)
+  }
+
+  async function askOne(to: EndpointId, body: Buffer, timeoutMs: number): Promise<TokenizeAnswer | undefined> {
+    asking.set(to, (asking.get(to) ?? 0) + 1)
+    const answer = await deps.ask(to, body, timeoutMs)
+    const left = (asking.get(to) ?? 1) - 1
+    if (left > 0) asking.set(to, left)
+    else asking.delete(to)
+    if (answer === undefined) silentUntilMs.set(to, deps.nowMs() + SILENT_MS)
+    else silentUntilMs.delete(to)
+    return answer
+  }
 
   async function ask(key: string, model: string, body: Buffer): Promise<Tokens> {
     const deadlineMs = deps.nowMs() + deps.budgetMs()
-    let because = 'no engine can be asked'
-    for (const endpoint of deps.askable(model).slice(0, ATTEMPTS_MAX)) {
+    const engines = candidates(model)
+    let because = 'no engine can be asked, or none has answered /tokenize lately'
+    for (const [index, endpoint] of engines.entries()) {
       const leftMs = deadlineMs - deps.nowMs()
       if (leftMs <= 0) break
-      const answer = await deps.ask(endpoint, body, Math.ceil(leftMs))
+      // Whoever is silent leaves time for the next one.
+      const answer = await askOne(endpoint, body, Math.ceil(leftMs / (engines.length - index)))
       const ids = answer?.status === 200 ? readTokenIds(answer.body) : undefined
       if (ids) {
         cache.set(key, ids)
@@ -57,8 +86,8 @@ export function createEngineTokenizer(deps: EngineTokenizerDeps): Tokenize {
     const under = asked.get(key)
     if (under) return under
     if (asked.size >= ASKED_MAX) return { ok: false, because: `${ASKED_MAX} prompts are being tokenised already` }
-    const asking = ask(key, model, prompt.body).finally(() => asked.delete(key))
-    asked.set(key, asking)
-    return asking
+    const pending = ask(key, model, prompt.body).finally(() => asked.delete(key))
+    asked.set(key, pending)
+    return pending
   }
 }

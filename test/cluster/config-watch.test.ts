@@ -11,11 +11,13 @@ function watched(first: string) {
   writeFileSync(file, first)
   const refusals: string[] = []
   let changes = 0
+  let last = ''
   let fails = false
   const watch = watchConfig(
     file,
-    () => {
+    (text) => {
       changes++
+      last = text
       if (fails) throw new Error('router.yaml:1: no')
     },
     (message) => refusals.push(message),
@@ -30,6 +32,7 @@ function watched(first: string) {
     folder,
     refusals,
     changes: () => changes,
+    last: () => last,
     failing: () => {
       fails = true
     },
@@ -41,6 +44,7 @@ it('tells of every new content once', async () => {
   await until(() => its.changes() === 1)
   writeFileSync(its.file, 'port: 2\n')
   await until(() => its.changes() === 2)
+  expect(its.last()).toBe('port: 2\n')
 })
 
 it('sees a file that is swapped by a link, as Kubernetes does with a mounted ConfigMap', async () => {

@@ -5,7 +5,7 @@ import { followRemoteIndex, type RemoteIndexEvent } from '../../../cluster/kv/re
 
 const A = 'a:1' as EndpointId
 const LOCAL: readonly PrefixMatch[] = [{ endpoint: A, rank: 0, matchedTokens: 16, gpuTokens: 16, complete: true }]
-const STAND_IN = { matches: LOCAL, by: 'the index in this process: http://kv:8080 does not answer' }
+const STAND_IN = { matches: LOCAL, by: 'the index in this process: http://kv:8080 gave no answer in time' }
 const QUERY = { tokenIds: Uint32Array.of(1, 2, 3), model: 'm', lora: undefined, cacheSalt: 'salt' }
 
 type Reply = () => Response | Promise<Response>
@@ -68,6 +68,24 @@ describe('a KV-Cache Manager elsewhere', () => {
     expect(remote.answers()).toBe(false)
     remote.close()
   })
+  it('never holds more of a prompt than its engine can: the last token is computed', async () => {
+    const { remote, turn } = rig(() => Response.json({ scores: [{ endpoint: 'b:1', matchedTokens: 99 }] }))
+    await turn()
+    expect((await remote.findPrefixes(QUERY)).matches).toMatchObject([{ matchedTokens: 2, gpuTokens: 2, rank: 0 }])
+    remote.close()
+  })
+  it('that is late for one long prompt is asked about the next one; late for several, it is left alone', async () => {
+    const { remote, events, turn, reply } = rig(scores)
+    await turn()
+    reply(() => Promise.reject(new DOMException('late', 'TimeoutError')))
+    for (const late of [1, 2]) expect(await remote.findPrefixes(QUERY), `${late}`).toEqual(STAND_IN)
+    reply(scores)
+    expect(await remote.findPrefixes(QUERY)).toMatchObject({ by: 'http://kv:8080' })
+    reply(() => Promise.reject(new DOMException('late', 'TimeoutError')))
+    for (const late of [1, 2, 3]) expect(await remote.findPrefixes(QUERY), `${late}`).toEqual(STAND_IN)
+    expect(events.map(({ type }) => type)).toEqual(['kv-manager-answers', 'kv-manager-lost'])
+    remote.close()
+  })
   it('that never answered is told of once, at the start', async () => {
     const { remote, events, turn } = rig(() => new Response('here is nothing', { status: 404 }))
     await turn()
@@ -79,6 +97,12 @@ describe('a KV-Cache Manager elsewhere', () => {
     ['that fails', () => new Response('no', { status: 500 }), /answers 500/],
     ['that breaks off', () => Promise.reject(new Error('reset')), /reset/],
     ['that answers something else', () => Response.json({ scores: [{ endpoint: 1 }] }), /string/],
+    [
+      'with a rank that no engine has',
+      () => Response.json({ scores: [{ endpoint: 'b:1', rank: 1.5, matchedTokens: 1 }] }),
+      /integer/,
+    ],
+    ['that counts without end', () => new Response('{"scores":[{"endpoint":"b:1","matchedTokens":1e999}]}'), /integer/],
     ['that is no JSON', () => new Response('<html>'), /JSON/],
     ['that never ends', () => new Response(endless()), /more than/],
   ])('%s is left alone until a probe succeeds', async (_, broken, cause) => {

@@ -138,8 +138,8 @@ describe('configuration that changes while the router runs', () => {
     const yaml = (...urls: string[]) =>
       `port: 0\nadmin: { port: 0 }\nlogLevel: silent\nendpoints:\n${urls.map((url) => `  - url: ${url}\n`).join('')}`
     writeFileSync(file, yaml(one.url))
-    const read = () => loadRouterConfig(file, {})
-    const router = await startRouter(read(), createLog('silent'), undefined, { file, read })
+    const read = (text: string) => loadRouterConfig(file, {}, text)
+    const router = await startRouter(loadRouterConfig(file, {}), createLog('silent'), undefined, { file, read })
     onTestFinished(() => router.close({ drainNoticeMs: 0, drainMs: 0 }))
     const rig: Rig = Object.assign(router, {
       url: `http://127.0.0.1:${router.port}`,
@@ -157,6 +157,7 @@ describe('configuration that changes while the router runs', () => {
     await until(() => reloads('applied'))
     expect(await listed()).toEqual([two.url])
     const page = await (await fetch(`${rig.adminUrl}/metrics`)).text()
+    expect(page).not.toContain(`endpoint="${new URL(one.url).host}"`)
     const available = page.split('\n').filter((line) => line.startsWith('warmpath_endpoint_available{'))
     expect(available).toEqual([`warmpath_endpoint_available{endpoint="${new URL(two.url).host}",role="both"} 1`])
     await live(rig, 1)

@@ -1,7 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
-import { createEngineTokenizer, type EngineTokenizerDeps } from '../../../cluster/tokens/engine-tokenizer.ts'
+import {
+  createEngineTokenizer,
+  type EngineTokenizerDeps,
+  type TokenizeAnswer,
+} from '../../../cluster/tokens/engine-tokenizer.ts'
 import { createTokenCache } from '../../../cluster/tokens/token-cache.ts'
 import { readTokenIds } from '../../../cluster/tokens/tokenize-answer.ts'
 
@@ -53,9 +57,7 @@ describe('the cache of whole prompts', () => {
   it('counts a prompt that is set again once', () => {
     const cache = createTokenCache(2_000)
     cache.set('a', new Uint32Array(10))
-    const { length } = [cache.bytes()]
     cache.set('a', new Uint32Array(10))
-    expect([cache.bytes()]).toHaveLength(length)
     expect(cache.bytes()).toBe(340)
   })
 })
@@ -98,6 +100,36 @@ describe('token ids from the engines', () => {
       expect(asked).toEqual(['a:1 x', 'b:1 x'])
     }
   })
+  it('wait for a frozen engine once, and only for a part of the time that there is', async () => {
+    const given: number[] = []
+    const { tokenize, asked } = tokenizer(async (to, _, timeoutMs) => {
+      given.push(timeoutMs)
+      return to === A ? undefined : answer(200, '{"tokens":[7]}')
+    })
+    for (const prompt of ['x', 'y', 'z']) expect(await tokenize('m', text(prompt))).toMatchObject({ ok: true })
+    expect(asked).toEqual(['a:1 x', 'b:1 x', 'b:1 y', 'b:1 z'])
+    expect(given).toEqual([500, 1_000, 1_000, 1_000])
+  })
+  it('are looked for by one prompt at a time while no engine answers, and by all when one does again', async () => {
+    const waiting: ((answer: TokenizeAnswer | undefined) => void)[] = []
+    const { tokenize, asked } = tokenizer(() => new Promise((resolve) => waiting.push(resolve)), { askable: () => [A] })
+    const first = tokenize('m', text('first'))
+    waiting.shift()?.(undefined)
+    expect(await first).toMatchObject({ ok: false })
+    const second = tokenize('m', text('second'))
+    expect(await tokenize('m', text('third'))).toMatchObject({ ok: false, because: expect.stringContaining('lately') })
+    waiting.shift()?.(answer(200, '{"tokens":[7]}'))
+    expect(await second).toMatchObject({ ok: true })
+    const both = [tokenize('m', text('fourth')), tokenize('m', text('fifth'))]
+    expect(asked).toEqual(['a:1 first', 'a:1 second', 'a:1 fourth', 'a:1 fifth'])
+    for (const resolve of waiting) resolve(answer(200, '{"tokens":[7]}'))
+    expect(await Promise.all(both)).toMatchObject([{ ok: true }, { ok: true }])
+  })
+  it('are asked of all engines in turn, not of the first one alone', async () => {
+    const { tokenize, asked } = tokenizer(async () => answer(200, '{"tokens":[7]}'))
+    await Promise.all(['w', 'x', 'y', 'z'].map((prompt) => tokenize('m', text(prompt))))
+    expect(asked).toEqual(['a:1 w', 'b:1 x', 'a:1 y', 'b:1 z'])
+  })
   it('are missing with a reason when the engine refuses the prompt: the request goes on, the engine will say why', async () => {
     const { tokenize, asked } = tokenizer(async () => answer(400, '{"error":{}}'))
     expect(await tokenize('m', text('x'))).toEqual({ ok: false, because: 'a:1 answered 400 to /tokenize' })
@@ -114,7 +146,7 @@ describe('token ids from the engines', () => {
     )
     expect(await tokenize('m', text('x'))).toEqual({ ok: false, because: 'a:1 gave no answer in time to /tokenize' })
     await tokenize('m', text('x'))
-    expect(asked).toEqual(['a:1 x', 'a:1 x'])
+    expect(asked).toEqual(['a:1 x', 'b:1 x'])
   })
   it('need no engine when the caller sent them', async () => {
     const { tokenize, asked } = tokenizer(async () => undefined)
