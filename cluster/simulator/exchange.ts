@@ -14,6 +14,7 @@ import {
 import { ENGINE_FAILED } from './errors.ts'
 import { createGeneration, type GenerationDeps } from './generation.ts'
 import { createLogprobs } from './logprobs.ts'
+import { cutOff, writeOrDrop } from './reader.ts'
 import type { GenerationRequest } from './request.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
@@ -44,8 +45,7 @@ export function serveGeneration(
       sendJson(res, 200, answerBody(head, request, choices, usage, logprobs))
     },
     failed: (how) => {
-      // What was written still reaches the client; the end that its framing promised never does.
-      if (how === 'died') res.socket?.destroySoon()
+      if (how === 'died') cutOff(res)
       else sendFailure(res)
     },
   })
@@ -93,7 +93,7 @@ function createStreaming(
         completionTokens: choice.tokenIds.length,
       })
       if (request.tool) deps.metrics.recordToolParser('streaming', 'tool_call', 'chat_completions')
-      res.write(bytes)
+      writeOrDrop(res, bytes)
     },
     end: (usage) => {
       res.end(request.includeUsage ? writer.usage(usage) + STREAM_END : STREAM_END)

@@ -4,6 +4,7 @@ import type { Publisher, Router } from 'zeromq'
 import { UserError } from '../user-error.ts'
 import type { BlockEvent } from './block-pool.ts'
 import { encodeBatch } from './kv-events.ts'
+import { BUFFER_STEPS, createReplayBuffer, type ReplayBuffer } from './replay-buffer.ts'
 
 export type KvPublisherOptions = {
   /** An IP address. */
@@ -41,11 +42,8 @@ export type KvPublisher = {
 }
 
 /** vLLM's defaults. */
-const BUFFER_STEPS = 10_000
 const HIGH_WATER_MARK = 100_000
 const QUEUE_SIZE_MAX = 100_000
-/** vLLM keeps batches of any size; many simulated pods may share a process. */
-const BUFFER_BYTES_MAX = 64 * 1024 * 1024
 /** Far more than a replay request has. */
 const REQUEST_BYTES_MAX = 1_024
 /** -1 as a signed number of 64 bits: the end of a replay. */
@@ -98,36 +96,6 @@ export async function startKvPublisher(options: KvPublisherOptions): Promise<KvP
       close()
       await replaying
     },
-  }
-}
-
-type Batch = { readonly sequence: number; readonly payload: Buffer }
-
-type ReplayBuffer = {
-  /** Keeps a batch, and gives its number. */
-  readonly add: (payload: Buffer) => number
-  /** Those from this number on that are still kept. */
-  readonly from: (sequence: bigint) => readonly Batch[]
-}
-
-function createReplayBuffer(): ReplayBuffer {
-  // By number; batches are numbered without gaps, so that the oldest one is known.
-  const payloads = new Map<number, Buffer>()
-  let oldest = 0
-  let next = 0
-  let bytes = 0
-  return {
-    add: (payload) => {
-      payloads.set(next, payload)
-      bytes += payload.length
-      while (payloads.size > BUFFER_STEPS || (bytes > BUFFER_BYTES_MAX && payloads.size > 1)) {
-        bytes -= payloads.get(oldest)?.length ?? 0
-        payloads.delete(oldest++)
-      }
-      return next++
-    },
-    from: (first) =>
-      [...payloads].filter(([sequence]) => sequence >= first).map(([sequence, payload]) => ({ sequence, payload })),
   }
 }
 

@@ -2,14 +2,19 @@
 
 const BYTES_AT_FIRST = 1_024
 
-/** One message; the buffer that it returns is its own. */
+/** One message. */
 export class MsgpackWriter {
   #bytes = Buffer.allocUnsafe(BYTES_AT_FIRST)
   #length = 0
 
-  /** What was written so far. */
+  /**
+   * What was written so far, in memory of its own. A view would keep all of what it is cut from: the slab that Node shares
+   * among small buffers, or twice the message.
+   */
   bytes(): Buffer {
-    return this.#bytes.subarray(0, this.#length)
+    const own = Buffer.allocUnsafeSlow(this.#length)
+    this.#bytes.copy(own)
+    return own
   }
 
   nil(): void {

@@ -6,7 +6,7 @@ import type { ResponseRequest } from './response-request.ts'
 import type { Body } from './schema.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
-export type ResponseStatus = 'queued' | 'in_progress' | 'completed' | 'incomplete' | 'cancelled' | 'failed'
+export type ResponseStatus = 'queued' | 'in_progress' | 'completed' | 'incomplete' | 'cancelled'
 
 export type ResponseHead = { readonly id: string; readonly createdSeconds: number }
 

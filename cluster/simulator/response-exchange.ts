@@ -1,5 +1,5 @@
 // One /v1/responses request over HTTP: answered at once, as a stream of typed events, or in the background; and what was
-// kept of earlier ones.
+// kept of earlier ones, their events included.
 import { randomBytes } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
 import type { UsageCounts } from './answers.ts'
@@ -7,6 +7,7 @@ import { type ApiError, invalidRequest, responseNotFound } from './errors.ts'
 import { beginEventStream, sendFailure, sendJson } from './exchange.ts'
 import { createGeneration, type Generation, type GenerationDeps } from './generation.ts'
 import { createLogprobs } from './logprobs.ts'
+import { cutOff, followEvents, writeOrDrop } from './reader.ts'
 import { createOutputItem, type ResponseStatus, rawMessage, responseBody, responseEvent } from './response-answer.ts'
 import type { ResponseRequest } from './response-request.ts'
 import type { ResponseStore } from './response-store.ts'
@@ -20,7 +21,9 @@ export type ResponseDeps = {
   readonly background: Map<string, Generation>
 }
 
-/** Says the answer to `res`. */
+const COMPLETED = 'response.completed'
+
+/** Says the answer to `res`. A stream in the background is made whether or not it is read; `res` is its first reader. */
 export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res: ServerResponse): void {
   const { generation: work, background, messages } = request
   const store = request.store ? deps.store : undefined
@@ -32,11 +35,14 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
   const logprobs = work.logprobs === undefined ? undefined : createLogprobs(tokenizer, work.logprobs)
   const item = createOutputItem(request, logprobs)
   const bodyAt = (status: ResponseStatus) => responseBody(head, request, status, [], undefined)
+  const log = background && work.stream ? store?.events.open(head.id) : undefined
   let opened = false
   let events = 0
   const write = (...told: readonly Body[]) => {
-    // What is made in the background goes on without its first reader.
-    if (!res.destroyed) res.write(told.map((event) => responseEvent(event, events++)).join(''))
+    if (!log) return writeOrDrop(res, told.map((event) => responseEvent(event, events++)).join(''))
+    for (const event of told) {
+      store?.events.append(log, { text: responseEvent(event, events++), isLast: event.type === COMPLETED })
+    }
   }
 
   const finalBody = (usage: UsageCounts): Body => {
@@ -69,16 +75,19 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
       if (work.stream) {
         const [choice] = generation.choices
         if (opened && choice) write(...item.closing(choice))
-        write({ response: body, sequence_number: -1, type: 'response.completed' })
-        res.end()
+        write({ response: body, sequence_number: -1, type: COMPLETED })
+        if (!log) res.end()
       } else if (!background) sendJson(res, 200, body)
     },
     failed: (how) => {
       deps.background.delete(head.id)
-      if (background) keep(bodyAt('failed'))
-      if (background && !work.stream) return
+      if (background) {
+        // vLLM 0.32's task ends with an error that nobody looks at: its response stays queued, and its readers wait on.
+        if (how === 'died') store?.events.forget(head.id)
+        return
+      }
       // vLLM has no event for a failure in the middle of a stream: its error fits none, and the connection just ends.
-      if (how === 'died' || res.headersSent) res.socket?.destroySoon()
+      if (how === 'died' || res.headersSent) cutOff(res)
       else sendFailure(res)
     },
   })
@@ -92,6 +101,7 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
   }
   if (work.stream) {
     beginEventStream(res)
+    if (log) followEvents(log, undefined, res)
     const response = bodyAt('in_progress')
     write(
       { response, sequence_number: -1, type: 'response.created' },
@@ -106,7 +116,26 @@ export function keptResponse({ store }: ResponseDeps, id: string): Body | ApiErr
   return store?.bodyOf(id) ?? responseNotFound(id)
 }
 
-/** Ends a response that is made in the background. */
+/**
+ * The events of a response that was kept, after the one of that number or from the first one on, to its end. Only streams
+ * in the background have any. vLLM 0.32 has answered 200 by the time it finds that there are none, and closes.
+ */
+export function followResponse(
+  { store }: ResponseDeps,
+  id: string,
+  startingAfter: number | undefined,
+  res: ServerResponse,
+): void {
+  beginEventStream(res)
+  const log = store?.events.of(id)
+  if (log) followEvents(log, startingAfter, res)
+  else cutOff(res)
+}
+
+/**
+ * Ends a response that is made in the background. If it is a stream, no event says so and its readers wait on, for ever:
+ * vLLM 0.32 wakes them, but goes on waiting for a response.completed.
+ */
 export function cancelResponse({ store, background }: ResponseDeps, id: string): Body | ApiError {
   const body = store?.bodyOf(id)
   if (!store || !body) return responseNotFound(id)

@@ -1,4 +1,5 @@
-// Responses that were kept, the newest of them, so that they can be asked for, cancelled, and gone on from.
+// Responses that were kept, the newest of them, so that they can be asked for, cancelled, followed, and gone on from.
+import { createEventLogs, type EventLogs } from './event-log.ts'
 import type { EarlierTurns } from './response-input.ts'
 import type { Body } from './schema.ts'
 import type { ChatMessage } from './tokenizer.ts'
@@ -7,6 +8,8 @@ export type ResponseStore = {
   readonly put: (id: string, body: Body, messages: readonly ChatMessage[]) => void
   readonly bodyOf: (id: string) => Body | undefined
   readonly turnsOf: (id: string) => EarlierTurns | undefined
+  /** Of streamed background responses, while they are kept themselves. */
+  readonly events: EventLogs
 }
 
 type Entry = { readonly body: Body; readonly messages: readonly ChatMessage[]; readonly size: number }
@@ -19,6 +22,7 @@ const CHARACTERS_MAX = 64 * 1024 * 1024
 export function createResponseStore(): ResponseStore {
   // Oldest first.
   const entries = new Map<string, Entry>()
+  const events = createEventLogs()
   let size = 0
 
   const drop = (id: string) => {
@@ -35,6 +39,7 @@ export function createResponseStore(): ResponseStore {
       for (const oldest of entries.keys()) {
         if (entries.size <= RESPONSES_MAX && size <= CHARACTERS_MAX) break
         drop(oldest)
+        events.forget(oldest)
       }
     },
     bodyOf: (id) => entries.get(id)?.body,
@@ -42,5 +47,6 @@ export function createResponseStore(): ResponseStore {
       const entry = entries.get(id)
       return entry && { messages: entry.messages, output: entry.body.output as readonly Body[] }
     },
+    events,
   }
 }

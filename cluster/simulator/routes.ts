@@ -11,7 +11,6 @@ import {
   SCALE_OUT_DISABLED,
   UNAUTHORIZED,
   unsupportedMediaType,
-  validationError,
 } from './errors.ts'
 import { sendFailure, sendJson, serveGeneration } from './exchange.ts'
 import type { Faults } from './faults.ts'
@@ -20,9 +19,9 @@ import type { KvEventSource } from './kv-publisher.ts'
 import type { Settings } from './options.ts'
 import type { ModelLimits } from './prompt.ts'
 import { parseChat, parseCompletion, parseDetokenize, parseTokenize } from './request.ts'
-import { cancelResponse, keptResponse, type ResponseDeps, serveResponse } from './response-exchange.ts'
+import { cancelResponse, followResponse, keptResponse, type ResponseDeps, serveResponse } from './response-exchange.ts'
 import { parseResponse } from './response-request.ts'
-import { checkBoolean } from './schema.ts'
+import { parseQuery } from './schema.ts'
 
 type Method = 'GET' | 'POST'
 /** `id` is what stands in the path where the route has a place for it. */
@@ -71,7 +70,7 @@ const ROUTES: Readonly<Record<string, Partial<Record<Method, Handler>>>> = {
 
 /** Routes with an id in their path. */
 const ID_ROUTES: readonly (readonly [path: RegExp, methods: Partial<Record<Method, Handler>>])[] = [
-  [/^\/v1\/responses\/([^/]+)$/, { GET: (pod, _req, res, id) => sendResponse(res, keptResponse(pod.responses, id)) }],
+  [/^\/v1\/responses\/([^/]+)$/, { GET: answerKeptResponse }],
   [
     /^\/v1\/responses\/([^/]+)\/cancel$/,
     { POST: (pod, _req, res, id) => sendResponse(res, cancelResponse(pod.responses, id)) },
@@ -142,12 +141,9 @@ function answerKvEventSources({ kvEventSource }: Pod, _req: IncomingMessage, res
 }
 
 function resetPrefixCache({ exchange }: Pod, req: IncomingMessage, res: ServerResponse): void {
-  const input = new URL(req.url ?? '/', 'http://pod').searchParams.get('reset_running_requests') ?? 'false'
-  const checked = checkBoolean(input)
-  if (!('value' in checked)) {
-    return refuse(res, validationError([{ ...checked, loc: 'query.reset_running_requests', input }]))
-  }
-  sendJson(res, 200, { success: exchange.engine.resetPrefixCache(checked.value === true) })
+  const query = parseQuery(req.url, { reset_running_requests: 'boolean' })
+  if (query instanceof ApiError) return refuse(res, query)
+  sendJson(res, 200, { success: exchange.engine.resetPrefixCache(query.reset_running_requests === true) })
   exchange.wake()
 }
 
@@ -238,6 +234,14 @@ function answerResponse({ responses, limits, faults }: Pod, req: IncomingMessage
     if (request instanceof ApiError) return refuse(res, request)
     serveResponse(responses, request, res)
   })
+}
+
+function answerKeptResponse({ responses }: Pod, req: IncomingMessage, res: ServerResponse, id: string): void {
+  const query = parseQuery(req.url, { starting_after: 'integer', stream: 'boolean' })
+  if (query instanceof ApiError) return refuse(res, query)
+  const kept = keptResponse(responses, id)
+  if (kept instanceof ApiError || query.stream !== true) return sendResponse(res, kept)
+  followResponse(responses, id, query.starting_after as number | undefined, res)
 }
 
 function sendResponse(res: ServerResponse, found: unknown): void {

@@ -61,6 +61,21 @@ function isContainer(value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 
+/** The known members of a URL's query that were given, with their types; of one that was given twice, the last. */
+export function parseQuery(url: string | undefined, members: Readonly<Record<string, MemberType>>): Body | ApiError {
+  const given = new URLSearchParams(url?.split('?').slice(1).join('?'))
+  const issues: Issue[] = []
+  const query: Record<string, unknown> = {}
+  for (const [name, type] of Object.entries(members)) {
+    const input = given.getAll(name).at(-1)
+    if (input === undefined) continue
+    const checked = check(type, input)
+    if ('value' in checked) query[name] = checked.value
+    else issues.push({ ...checked, loc: `query.${name}`, input })
+  }
+  return issues.length > 0 ? validationError(issues) : query
+}
+
 /** The finding that a member is not there. */
 export function missing(loc: string, input: unknown): Issue {
   return { type: 'missing', loc, msg: 'Field required', input }
@@ -97,7 +112,7 @@ function checkInteger(input: unknown): Checked {
   }
   if (typeof input === 'boolean') return { value: Number(input) }
   if (typeof input !== 'string') return { type: 'int_type', msg }
-  if (/^\s*[+-]?\d+\s*$/.test(input)) {
+  if (/^\s*[+-]?\d+(\.0+)?\s*$/.test(input)) {
     if (Number.isFinite(Number(input))) return { value: Number(input) }
     return { type: 'int_parsing_size', msg: 'Unable to parse input string as an integer, exceeded maximum size' }
   }
@@ -129,7 +144,7 @@ const TRUTHS: Readonly<Record<string, boolean>> = {
 }
 
 /** A boolean, however pydantic lets it be spelled. */
-export function checkBoolean(input: unknown): Checked {
+function checkBoolean(input: unknown): Checked {
   const msg = 'Input should be a valid boolean'
   if (typeof input === 'boolean') return { value: input }
   if (typeof input !== 'string' && typeof input !== 'number') return { type: 'bool_type', msg }

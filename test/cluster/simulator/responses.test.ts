@@ -175,18 +175,22 @@ describe('with a store', () => {
     expect(await kept(pod, 'long')).toMatchObject([200, { status: 'cancelled' }])
   })
 
-  it('a failure in the background is kept as one, and costs no other answer its connection', async () => {
+  it('a failure in the background leaves it queued, as in vLLM 0.32, and costs no other answer its connection', async () => {
     const pod = await startPod({ responsesStore: true })
     pod.faults.set({ errorAfterTokens: 1 })
     await respond(pod, { input: 'x', background: true, max_output_tokens: 5, ignore_eos: true, request_id: 'failing' })
     await until(() => pod.stats().failed === 1)
-    expect(await kept(pod, 'failing')).toMatchObject([200, { status: 'failed' }])
+    expect(await kept(pod, 'failing')).toMatchObject([200, { status: 'queued', output: [] }])
   })
 
   it('forgets the oldest beyond a thousand, or a long-lived pod would grow without end', () => {
     const store = createResponseStore()
-    for (let index = 0; index <= 1_000; index++) store.put(`r${index}`, { output: [] }, [])
+    for (let index = 0; index <= 1_000; index++) {
+      store.events.open(`r${index}`)
+      store.put(`r${index}`, { output: [] }, [])
+    }
     expect([store.bodyOf('r0'), store.bodyOf('r1')]).toEqual([undefined, { output: [] }])
+    expect([store.events.of('r0'), store.events.of('r1')?.length]).toEqual([undefined, 0])
     const long = 'x'.repeat(33 * 1024 * 1024)
     for (const id of ['long', 'longer']) store.put(id, { output: [], long }, [])
     expect([store.bodyOf('r1000'), store.bodyOf('long')]).toEqual([undefined, undefined])
