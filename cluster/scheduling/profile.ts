@@ -1,6 +1,7 @@
 // Profiles: from the names in a configuration to functions, and one profile's run over the candidates.
 import type { EndpointView } from '../endpoints/endpoint.ts'
 import { available, bound, byLabel, decode, prefill, servesModel } from './filters.ts'
+import { overloadsOf } from './overload.ts'
 import { maxScore, powerOfTwo, weightedRandom } from './pickers.ts'
 import {
   activeRequests,
@@ -13,7 +14,7 @@ import {
   queueDepth,
   sessionAffinity,
 } from './scorers.ts'
-import { sessionChoice, weighedSession } from './session.ts'
+import { OVERLOAD, sessionOutcome, sessionView } from './session.ts'
 import type { Candidate, Filter, Picker, Profile, ProfileRun, SchedulingContext, Scored, Scorer } from './types.ts'
 
 /** A filter's name, and what it needs from the configuration. Adding one is a function and a row. */
@@ -76,16 +77,23 @@ export function buildProfile(name: string, config: ProfileConfig): Profile {
 
 /** Filters, scores and picks. Nothing is chosen when the filters leave no candidate. */
 export function runProfile(profile: Profile, context: SchedulingContext): ProfileRun {
-  const kept: EndpointView[] = []
+  const passed: EndpointView[] = []
   const dropped: Candidate[] = []
   for (const view of context.endpoints) {
     const filtered = firstObjection(profile, context, view)
-    if (filtered) dropped.push({ view, prefix: undefined, filtered, scores: [], total: 0 })
-    else kept.push(view)
+    if (filtered) dropped.push(unscored(view, filtered))
+    else passed.push(view)
   }
-  const preferred = profile.prefersSession ? sessionChoice(context, kept, dropped) : undefined
+  const overloads = overloadsOf(passed)
+  const kept: EndpointView[] = []
+  const overloaded: Candidate[] = []
+  passed.forEach((view, row) => {
+    const because = overloads[row]
+    if (because === undefined) kept.push(view)
+    else overloaded.push(unscored(view, { by: OVERLOAD, because }))
+  })
   const sessionAt = (chosen: EndpointView | undefined) =>
-    preferred ? preferred.outcome : weighedSession(context, chosen, kept, dropped)
+    sessionOutcome(context, chosen, kept, [...overloaded, ...dropped])
   if (kept.length === 0) {
     return { profile, chosen: undefined, session: sessionAt(undefined), means: [], order: [], candidates: dropped }
   }
@@ -105,10 +113,16 @@ export function runProfile(profile: Profile, context: SchedulingContext): Profil
   })
 
   const ranked = [...scored].sort((a, b) => b.total - a.total)
-  const chosen = preferred?.view ?? profile.picker.pick(ranked as readonly Scored[], context.random).view
-  const others = ranked.filter(({ view }) => view !== chosen).map(({ view }) => view.endpoint.id)
-  const order = [chosen.endpoint.id, ...others]
-  return { profile, chosen, session: sessionAt(chosen), means, order, candidates: [...ranked, ...dropped] }
+  const own = profile.prefersSession ? sessionView(context, kept) : undefined
+  const chosen = own ?? profile.picker.pick(ranked as readonly Scored[], context.random).view
+  const others = [...ranked.filter(({ view }) => view !== chosen), ...overloaded]
+  const order = [chosen, ...others.map(({ view }) => view)].map(({ endpoint }) => endpoint.id)
+  const candidates = [...ranked, ...overloaded, ...dropped]
+  return { profile, chosen, session: sessionAt(chosen), means, order, candidates }
+}
+
+function unscored(view: EndpointView, filtered: Candidate['filtered']): Candidate {
+  return { view, prefix: undefined, filtered, scores: [], total: 0 }
 }
 
 function firstObjection(profile: Profile, context: SchedulingContext, view: EndpointView): Candidate['filtered'] {

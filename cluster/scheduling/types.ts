@@ -58,7 +58,7 @@ export type Candidate = {
   readonly view: EndpointView
   /** What it holds of the prompt; undefined when that is not known. */
   readonly prefix: EndpointPrefix | undefined
-  /** The filter that dropped it and its words; undefined when it was scored. */
+  /** The filter that dropped it and its words, or `overload`; undefined when it was scored. */
   readonly filtered: { readonly by: string; readonly because: string } | undefined
   /** One per scorer of the profile, in its order; empty when filtered. Undefined: not known, the mean of the others stood in. */
   readonly scores: readonly (number | undefined)[]
@@ -79,7 +79,7 @@ export type ProfileRun = {
   readonly session: SessionOutcome | undefined
   /** One per scorer: the mean that stood in where a score was not known; undefined where none was known. */
   readonly means: readonly (number | undefined)[]
-  /** The chosen one first, then the other scored ones, best first: where to go when it fails. */
+  /** The chosen one first, then the other scored ones, best first, then those that are overloaded: where to go when it fails. */
   readonly order: readonly EndpointId[]
   readonly candidates: readonly Candidate[]
 }

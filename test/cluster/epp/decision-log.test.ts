@@ -111,9 +111,10 @@ describe('why: the SRE at night gets an answer', () => {
       return explain({ ...base, session: named, run: decode })
     }
     expect(session('x-session-id', 'b:1')).toContain('session  by x-session-id: stays with its endpoint')
-    expect(session('x-session-id', 'b:1')).toContain('chosen   b:1, for its session among 2 of')
+    expect(session('x-session-id', 'b:1')).toContain('chosen   b:1, for its session among 1 of')
+    expect(session('x-session-id', 'b:1')).toContain('  a:1  filtered by overload: 9 requests wait there, 0 elsewhere')
     expect(session('x-session-token', 'a:1')).toContain(
-      'session  by x-session-token, but a:1 is overloaded: 9 requests wait there',
+      'session  by x-session-token, but a:1 is overloaded: 9 requests wait there, 0 elsewhere',
     )
     expect(session('prompt_cache_key', undefined)).toContain('session  by prompt_cache_key: not seen before')
     expect(session(undefined, undefined)).not.toContain('session')
@@ -123,8 +124,8 @@ describe('why: the SRE at night gets an answer', () => {
     const weighing = buildProfile('decode', {
       filters: [],
       scorers: [
-        { name: 'session-affinity', weight: 0.2 },
-        { name: 'load-scorer', weight: 0.3 },
+        { name: 'session-affinity', weight: 0.1 },
+        { name: 'load-scorer', weight: 0.9 },
       ],
       picker: 'max-score',
     })
@@ -135,7 +136,8 @@ describe('why: the SRE at night gets an answer', () => {
     }
     expect(words(0)).toContain('session  by x-session-id: stays with its endpoint, which weighed in')
     expect(words(0)).toContain('chosen   a:1, by max-score among')
-    expect(words(500)).toContain('session  by x-session-id, but a:1 was outweighed')
+    expect(words(16)).toContain('session  by x-session-id, but a:1 was outweighed')
+    expect(words(500)).toContain('session  by x-session-id, but a:1 is overloaded: 500 requests are active there')
   })
 
   it('every total can be worked out from its line: shares of the weights, and what stood in for the unknown', () => {

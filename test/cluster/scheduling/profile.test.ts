@@ -191,7 +191,11 @@ describe('a session stays with its endpoint', () => {
   })
   it.each<[string, EndpointView, string]>([
     ['ejected', view('own:1', {}, { availability: { state: 'ejected', cause: 'hung' } }), 'own:1: hung'],
-    ['overloaded by its queue', view('own:1', { queuedRequests: 9 }), 'own:1 is overloaded: 9 requests wait there'],
+    [
+      'overloaded by its queue',
+      view('own:1', { queuedRequests: 9 }),
+      'own:1 is overloaded: 9 requests wait there, 0 elsewhere',
+    ],
     [
       'overloaded beside the others',
       view('own:1', { activeRequests: 30 }),
@@ -201,6 +205,16 @@ describe('a session stays with its endpoint', () => {
   ])('unless it is %s: then the scores decide, and why says so', (_, own, because) => {
     expect(stay(own, [view('other:1')])).toMatchObject({ session: { kind: 'left', because } })
     expect(stay(own, [view('other:1')]).chosen?.endpoint.id).not.toBe('own:1')
+  })
+  it('an overloaded pod is not chosen for what it has cached either, and is tried last', () => {
+    const facts = request({ session: 'own:1', promptTokens: 100, cached: { 'own:1': 99, 'other:1': 0 } })
+    const own = view('own:1', { queuedRequests: 30, activeRequests: 60, ttftSeconds: 30 })
+    for (const scorers of [undefined, [{ name: 'session-affinity', weight: 1 }] as const]) {
+      const { order, session, candidates } = run([own, view('other:1')], scorers ? { scorers } : {}, 1, facts)
+      expect(order).toEqual(['other:1', 'own:1'])
+      expect(session).toMatchObject({ kind: 'left', because: expect.stringContaining('own:1 is overloaded') })
+      expect(candidates[1]?.filtered).toEqual({ by: 'overload', because: '30 requests wait there, 0 elsewhere' })
+    }
   })
   it('when everybody is as busy, leaving would win nothing', () => {
     const busy = { queuedRequests: 9, activeRequests: 40 }
@@ -222,7 +236,7 @@ describe('a session stays with its endpoint', () => {
 })
 
 describe('pickers', () => {
-  const pool = [view('a:1'), view('b:1'), view('c:1', { activeRequests: 40, queuedRequests: 20 })]
+  const pool = [view('a:1'), view('b:1'), view('c:1', { activeRequests: 14, queuedRequests: 3 })]
   const share = (picker: ProfileConfig['picker'], id: string) => {
     let hits = 0
     for (let seed = 0; seed < 2_000; seed++) if (run(pool, { picker }, seed).chosen?.endpoint.id === id) hits++
