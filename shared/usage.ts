@@ -14,13 +14,18 @@ export function readUsage(usage: unknown): Usage | undefined {
   if (typeof usage !== 'object' || usage === null) return undefined
   const members = usage as Readonly<Record<string, unknown>>
   const promptTokens = members.prompt_tokens ?? members.input_tokens
-  if (typeof promptTokens !== 'number') return undefined
+  if (!isCount(promptTokens)) return undefined
   const completionTokens = members.completion_tokens ?? members.output_tokens
   const details = (members.prompt_tokens_details ?? members.input_tokens_details) as Details | undefined
   const cachedTokens = details?.cached_tokens
   return {
     promptTokens,
-    completionTokens: typeof completionTokens === 'number' ? completionTokens : 0,
-    cachedTokens: typeof cachedTokens === 'number' ? cachedTokens : undefined,
+    completionTokens: isCount(completionTokens) ? completionTokens : 0,
+    cachedTokens: isCount(cachedTokens) ? cachedTokens : undefined,
   }
+}
+
+/** Sums and counters are made of these: what is no count is not told. */
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0
 }

@@ -51,8 +51,8 @@ export type Load = {
 
 export type Availability =
   | { readonly state: 'available' }
-  /** Gets no new request until a probe succeeds. `cause` is told by `why`. */
-  | { readonly state: 'ejected'; readonly cause: string }
+  /** Gets no new request until a probe succeeds. `cause` is told by `why`. `gone`: nothing listens there any more. */
+  | { readonly state: 'ejected'; readonly cause: string; readonly gone: boolean }
 
 /** One endpoint in the snapshot that a decision is made from. Frozen: decisions are remembered with their views. */
 export type EndpointView = {

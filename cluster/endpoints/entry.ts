@@ -34,10 +34,14 @@ export type Entry = {
   sentRequestsAtScrape: number
   sentRequests: number
   readonly sentRecently: RecentCount
+  /** Of those requests, the ones that name a rank. */
+  readonly sentByRank: Map<number, number>
   sentPromptTokens: number
   lastColdAtMs: number | undefined
   failures: number
   ejectedCause: string | undefined
+  /** The last failure was a refused connection: the process that was there has ended. */
+  refused: boolean
   /** Sum of the engine's step and token counters at the last scrape: any change is progress. */
   progressMark: number | undefined
   progressedAtMs: number
@@ -63,10 +67,12 @@ export function newEntry(endpoint: Endpoint, nowMs: number): Entry {
     sentRequestsAtScrape: 0,
     sentRequests: 0,
     sentRecently: new RecentCount(),
+    sentByRank: new Map(),
     sentPromptTokens: 0,
     lastColdAtMs: undefined,
     failures: 0,
     ejectedCause: undefined,
+    refused: false,
     progressMark: undefined,
     progressedAtMs: nowMs,
     view: undefined,
@@ -76,13 +82,13 @@ export function newEntry(endpoint: Endpoint, nowMs: number): Entry {
 
 /** What a decision sees of it now. */
 export function viewOf(entry: Entry, nowMs: number): EndpointView {
-  const { endpoint, models, baseModel, adapters, ejectedCause, lastColdAtMs } = entry
+  const { endpoint, models, baseModel, adapters, ejectedCause: cause, refused: gone, lastColdAtMs } = entry
   return Object.freeze({
     endpoint,
     models,
     baseModel,
     adapters,
-    availability: ejectedCause === undefined ? AVAILABLE : Object.freeze({ state: 'ejected', cause: ejectedCause }),
+    availability: cause === undefined ? AVAILABLE : Object.freeze({ state: 'ejected', cause, gone }),
     load: loadOf(entry, nowMs),
     lastColdAtMs,
   })

@@ -34,8 +34,14 @@ export type EndpointSet = {
   readonly snapshot: () => readonly EndpointView[]
   /** The list from now on. Endpoints that stay keep what is known of them; of two with one id the first counts. */
   readonly replace: (endpoints: readonly Endpoint[]) => SetChange
-  /** `cold`: the endpoint holds nothing of the prompt, as far as is known. */
-  readonly begin: (id: EndpointId, promptTokens: number, how?: { readonly cold: boolean }) => Passage
+  /** `cold`: the endpoint holds nothing of the prompt, as far as is known. `rank`: which of its ranks is named. */
+  readonly begin: (
+    id: EndpointId,
+    promptTokens: number,
+    how?: { readonly cold?: boolean; readonly rank?: number | undefined },
+  ) => Passage
+  /** This router's requests there that name this rank. */
+  readonly sentToRank: (id: EndpointId, rank: number) => number
   /** `atMs`: when the engine said so, if not now; what is older than the last word is dropped. */
   readonly scraped: (id: EndpointId, metrics: EngineMetrics, atMs?: number) => void
   readonly scrapeFailed: (id: EndpointId) => void
@@ -49,7 +55,8 @@ export type EndpointSet = {
   readonly answered: (id: EndpointId) => boolean
   readonly ejected: (id: EndpointId) => string | undefined
   readonly probeSucceeded: (id: EndpointId) => void
-  readonly failed: (id: EndpointId, cause: string) => void
+  /** `refused`: it refused the connection, so nothing listens there. */
+  readonly failed: (id: EndpointId, cause: string, refused?: boolean) => void
 }
 
 export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => number): EndpointSet {
@@ -124,6 +131,8 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
       if (entry.sentRequests === 0) entry.progressedAtMs = now
       if (how?.cold) entry.lastColdAtMs = now
       entry.sentRequests++
+      const rank = how?.rank
+      if (rank !== undefined) entry.sentByRank.set(rank, (entry.sentByRank.get(rank) ?? 0) + 1)
       entry.sentRecently.set(now, entry.sentRequests)
       entry.sentPromptTokens += promptTokens
       let prefilling = true
@@ -143,11 +152,13 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
           open = false
           prefilled()
           change(entry).sentRequests--
+          if (rank !== undefined) entry.sentByRank.set(rank, (entry.sentByRank.get(rank) ?? 1) - 1)
           entry.sentRecently.set(nowMs(), entry.sentRequests)
           if (how === 'completed') entry.failures = 0
         },
       }
     },
+    sentToRank: (id, rank) => entries.get(id)?.sentByRank.get(rank) ?? 0,
     scraped(id, metrics, atMs = nowMs()) {
       const entry = entries.get(id)
       if (!entry || (entry.scrape && atMs < entry.scrape.atMs)) return
@@ -201,13 +212,15 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
       const entry = entries.get(id)
       if (!entry) return
       change(entry).ejectedCause = undefined
+      entry.refused = false
       entry.failures = 0
       entry.progressedAtMs = nowMs()
     },
-    failed(id, cause) {
+    failed(id, cause, refused = false) {
       const entry = entries.get(id)
       if (!entry) return
       entry.failures++
+      change(entry).refused = refused
       if (entry.failures >= FAILURES_MAX) eject(entry, `${entry.failures} failures in a row, the last: ${cause}`)
     },
   }

@@ -35,8 +35,24 @@ export function decide(
   return { decode, rejection: decode.chosen ? undefined : nobody(context) }
 }
 
+/** Why the engine that stored a response cannot be asked for it; undefined when it can. */
+export function objectionTo(view: EndpointView | undefined): Rejection | undefined {
+  if (view === undefined) return RESPONSE_GONE
+  const { availability, models } = view
+  if (availability.state === 'available' && models !== undefined) return undefined
+  if (availability.state === 'ejected' && availability.gone) return RESPONSE_GONE
+  const message = 'The engine that stored the response cannot take a request now.'
+  return { reason: 'no-endpoint', message, retryAfterSeconds: NO_ENDPOINT_RETRY_SECONDS }
+}
+
 function nobody({ request, endpoints }: SchedulingContext): Rejection {
-  if (request.bound !== undefined) return RESPONSE_GONE
+  if (request.bound !== undefined) {
+    const objection = objectionTo(endpoints.find(({ endpoint }) => endpoint.id === request.bound))
+    if (objection) return objection
+    const served = endpoints.some(({ models }) => models?.includes(request.model))
+    const message = `The engine that stored the response does not serve \`${request.model}\`: send the whole conversation as input instead.`
+    if (served) return { ...RESPONSE_GONE, message }
+  }
   const answered = endpoints.filter(({ models }) => models !== undefined)
   const serving = answered.filter(({ models }) => models?.includes(request.model))
   // One that is being waited for may serve it; one that is ejected has been waited for.

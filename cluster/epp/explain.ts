@@ -87,7 +87,7 @@ function prefixInWords(prefix: Candidate['prefix']): string {
   const { matchedTokens, gpuTokens, rank, ranks, complete } = prefix
   const facts = [`${matchedTokens} cached`]
   if (gpuTokens < matchedTokens) facts.push(`${matchedTokens - gpuTokens} of them off the GPU`)
-  if (ranks > 1) facts.push(`rank ${rank}`)
+  if (ranks.length > 1) facts.push(`at most, by rank ${rank} of ${ranks.length}`)
   if (!complete) facts.push('some events missing')
   return facts.join(', ')
 }

@@ -27,8 +27,8 @@ export type PrefixMatch = {
 
 /** An endpoint's best rank. */
 export type EndpointPrefix = PrefixMatch & {
-  /** How many ranks of the endpoint are known: with several, the request has to name the one that is meant. */
-  readonly ranks: number
+  /** What every rank of the endpoint that is known holds, this one included. */
+  readonly ranks: readonly PrefixMatch[]
 }
 
 /** The best rank of each endpoint: the longest prefix, then the one that lies nearest. */
@@ -36,8 +36,8 @@ export function bestByEndpoint(matches: readonly PrefixMatch[]): ReadonlyMap<End
   const best = new Map<EndpointId, EndpointPrefix>()
   for (const match of matches) {
     const before = best.get(match.endpoint)
-    if (!before) best.set(match.endpoint, { ...match, ranks: 1 })
-    else best.set(match.endpoint, { ...(isBetter(match, before) ? match : before), ranks: before.ranks + 1 })
+    const ranks = before ? [...before.ranks, match] : [match]
+    best.set(match.endpoint, { ...(before && !isBetter(match, before) ? before : match), ranks })
   }
   return best
 }

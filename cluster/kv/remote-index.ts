@@ -74,7 +74,7 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
     if (!answer.ok) throw new Error(`its /score answers ${answer.status}`)
     if (!body) throw new Error(`its /score has more than ${ANSWER_BYTES_MAX} bytes`)
     // The last token is always computed.
-    const most = query.token_ids.length - 1
+    const most = Math.max(0, query.token_ids.length - 1)
     return v
       .parse(Answer, JSON.parse(body.toString()))
       .scores.map(({ endpoint, rank, matchedTokens, tiers, stale }) => ({

@@ -25,6 +25,8 @@ export type LegFailure = {
    */
   readonly kind: 'unreachable' | 'stale-connection' | 'lost'
   readonly message: string
+  /** The operating system's word for it, like ECONNREFUSED. */
+  readonly code?: string | undefined
 }
 
 export type Leg = {

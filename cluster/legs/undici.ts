@@ -87,7 +87,8 @@ class UndiciLeg implements Dispatcher.DispatchHandler {
     if (this.#over) return
     this.#over = true
     if (performance.now() - this.#sentAtMs > STALE_WITHIN_MS && this.#stage !== 'connecting') this.#stage = 'answered'
-    this.#events.failed({ kind: FAILURE_OF[this.#stage], message: error.message })
+    const { message, code } = error as NodeJS.ErrnoException
+    this.#events.failed({ kind: FAILURE_OF[this.#stage], message, code })
   }
 }
 

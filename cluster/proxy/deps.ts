@@ -42,6 +42,7 @@ export type ProxyDeps = {
   readonly draining: () => boolean
 }
 
-export function exchangeDeps({ send, endpoints, timeouts, nowMs, metrics }: ProxyDeps): ExchangeDeps {
-  return { send, endpoints, timeouts: timeouts(), nowMs, onFirstByte: metrics.firstByte, onChunk: metrics.chunk }
+export function exchangeDeps({ send, endpoints, timeouts, nowMs, metrics, log }: ProxyDeps): ExchangeDeps {
+  const onBug = (err: unknown): void => log.error({ err }, 'internal error')
+  return { send, endpoints, timeouts: timeouts(), nowMs, onFirstByte: metrics.firstByte, onChunk: metrics.chunk, onBug }
 }

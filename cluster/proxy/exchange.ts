@@ -34,20 +34,33 @@ export type ExchangeDeps = {
   readonly nowMs: () => number
   readonly onFirstByte: (seconds: number) => void
   readonly onChunk: (secondsSinceLast: number) => void
+  /** Of what writes the exchange down: the caller still gets the end of its answer. */
+  readonly onBug: (error: unknown) => void
+}
+
+/** What one endpoint is sent, and what it will have to do for it. */
+export type Destination = {
+  readonly leg: LegRequest
+  /** Tokens of the prompt that it need not compute; undefined when that is not known. */
+  readonly cachedTokens: number | undefined
+  /** Those that it has to compute. */
+  readonly promptTokens: number
+  /** It holds nothing of the prompt, as far as is known. */
+  readonly cold: boolean
+  /** The data-parallel rank that is named. */
+  readonly rank: number | undefined
 }
 
 export type ExchangeRequest = {
-  /** What this endpoint is sent. */
-  readonly legFor: (endpoint: EndpointId) => LegRequest
+  readonly destinationOf: (endpoint: EndpointId) => Destination
   readonly dialect: Dialect
   readonly shape: ErrorShape
   /** The caller did not ask for usage, the router did. */
   readonly withholdUsage: boolean
-  readonly promptTokens: number
-  /** Tokens of the prompt that this endpoint would not have to compute; undefined when that is not known. */
-  readonly cachedTokensAt: (endpoint: EndpointId) => number | undefined
   /** Endpoints in the order to try them. */
   readonly order: readonly EndpointId[]
+  /** What a refused connection means where the engine's memory is what was asked for: it has ended, and that with it. */
+  readonly whenRefused?: Rejection | undefined
   /** Called with the head of a good answer; gives what the answer's headers get besides. */
   readonly serving: (endpoint: EndpointId) => Readonly<Record<string, string>>
 }
@@ -79,7 +92,7 @@ type Stage =
 
 class Exchange implements LegEvents {
   readonly #deps: ExchangeDeps
-  readonly #request: Omit<ExchangeRequest, 'legFor'>
+  readonly #request: Omit<ExchangeRequest, 'destinationOf'>
   readonly #record: DecisionRecord
   readonly #res: ServerResponse
   readonly #over: (status: number) => void
@@ -89,7 +102,7 @@ class Exchange implements LegEvents {
   #stage: Stage = 'waiting'
   #leg: Leg | undefined
   /** Dropped when nothing may be tried again: a long stream must not hold its prompt. */
-  #legFor: ExchangeRequest['legFor'] | undefined
+  #destinationOf: ExchangeRequest['destinationOf'] | undefined
   #passage: Passage | undefined
   #attempt: Attempt | undefined
   #status = 0
@@ -110,9 +123,9 @@ class Exchange implements LegEvents {
     over: (status: number) => void,
   ) {
     this.#deps = deps
-    const { legFor, ...rest } = request
+    const { destinationOf, ...rest } = request
     this.#request = rest
-    this.#legFor = legFor
+    this.#destinationOf = destinationOf
     this.#record = record
     this.#res = res
     this.#over = over
@@ -125,21 +138,21 @@ class Exchange implements LegEvents {
   }
 
   #try(): void {
-    const { order, promptTokens, cachedTokensAt } = this.#request
+    const { order } = this.#request
     // A closed connection says nothing of its engine: where there is no other, the same one is asked again.
     const endpoint = order[this.#record.attempts.length] ?? order.at(-1)
-    const legFor = this.#legFor
-    if (endpoint === undefined || !legFor) throw new Error('an exchange needs an endpoint to try')
+    const destination = endpoint && this.#destinationOf?.(endpoint)
+    if (!destination) throw new Error('an exchange needs an endpoint to try')
     const startedAtMs = this.#deps.nowMs()
     const attempt: Attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
     this.#attempt = attempt
     this.#record.attempts.push(attempt)
-    const cached = cachedTokensAt(endpoint)
-    this.#record.predictedCachedTokens = cached
-    this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens - (cached ?? 0), { cold: !cached })
+    const { leg: sent, cachedTokens, promptTokens, cold, rank } = destination
+    this.#record.predictedCachedTokens = cachedTokens
+    this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens, { cold, rank })
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)
-    const leg = this.#deps.send(endpoint, legFor(endpoint), this)
+    const leg = this.#deps.send(endpoint, sent, this)
     // A leg may fail while it is being sent; then the next attempt's stands there already.
     if (this.#attempt === attempt) this.#leg = leg
   }
@@ -150,7 +163,8 @@ class Exchange implements LegEvents {
     this.#status = status
     if (status === 503 && this.#mayTryNext()) {
       this.#leg?.abort()
-      this.#endAttempt('failed', 'answered 503', true)
+      this.#blame('answered 503')
+      this.#endAttempt('failed', 'answered 503')
       this.#try()
       return
     }
@@ -214,10 +228,12 @@ class Exchange implements LegEvents {
   failed(failure: LegFailure): void {
     const stale = failure.kind === 'stale-connection'
     const unreachable = failure.kind === 'unreachable'
+    const refused = unreachable && failure.code === 'ECONNREFUSED'
     const mayTryAgain = stale ? this.#record.attempts.length < ATTEMPTS_MAX : unreachable && this.#mayTryNext()
     if (this.#stage === 'waiting' && mayTryAgain) {
       // A connection that the engine closed between two requests is no fault of the engine's.
-      this.#endAttempt('failed', describe(failure), !stale)
+      if (!stale) this.#blame(describe(failure), refused)
+      this.#endAttempt('failed', describe(failure))
       this.#try()
       return
     }
@@ -230,10 +246,8 @@ class Exchange implements LegEvents {
       )
       return
     }
-    const rejection: Rejection = unreachable
-      ? { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
-      : { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
-    this.#refuse(rejection, 'failed', describe(failure), true)
+    this.#blame(describe(failure), refused)
+    this.#refuse(this.#rejectionOf(unreachable, refused), 'failed', describe(failure), false)
   }
 
   // What the caller does.
@@ -308,7 +322,7 @@ class Exchange implements LegEvents {
     this.#record.firstByteAtMs = nowMs
     // Of an answer that does not stream, the first byte is nearly the last: it says nothing of a first token.
     if (this.#events) this.#deps.onFirstByte((nowMs - startedAtMs) / 1_000)
-    this.#legFor = undefined
+    this.#destinationOf = undefined
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.idleMs)
     this.#res.setHeader('content-type', this.#contentType)
@@ -376,12 +390,11 @@ class Exchange implements LegEvents {
     this.#res.end(body)
   }
 
-  #blame(cause: string): void {
-    if (this.#attempt) this.#deps.endpoints.failed(this.#attempt.endpoint, cause)
+  #blame(cause: string, refused = false): void {
+    if (this.#attempt) this.#deps.endpoints.failed(this.#attempt.endpoint, cause, refused)
   }
 
-  #endAttempt(how: 'completed' | 'failed' | 'cancelled', outcome: string, blame = false): void {
-    if (blame) this.#blame(outcome)
+  #endAttempt(how: 'completed' | 'failed' | 'cancelled', outcome: string): void {
     this.#passage?.ended(how)
     if (!this.#attempt) return
     this.#attempt.outcome = outcome
@@ -397,7 +410,17 @@ class Exchange implements LegEvents {
     this.#endAttempt(how, attempt)
     this.#record.outcome = outcome
     this.#record.endedAtMs = this.#deps.nowMs()
-    this.#over(status)
+    try {
+      this.#over(status)
+    } catch (error) {
+      this.#deps.onBug(error)
+    }
+  }
+
+  #rejectionOf(unreachable: boolean, refused: boolean): Rejection {
+    if (refused && this.#request.whenRefused) return this.#request.whenRefused
+    if (!unreachable) return { reason: 'engine-failed', message: 'The engine was lost before it answered.' }
+    return { reason: 'engine-unreachable', message: this.#triedInWords(), retryAfterSeconds: 1 }
   }
 
   #triedInWords(): string {

@@ -10,6 +10,7 @@ import type { KvWatch } from '../kv/watch.ts'
 const TTFT_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5]
 const ERROR_BUCKETS = [0, 16, 32, 64, 128, 512, 2_048, 8_192, 32_768, 131_072]
+const LOOKUP_BUCKETS = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 const DECISION_BUCKETS = [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.03, 0.1]
 
 const SCRAPE_OUTCOMES = ['ok', 'failed'] as const
@@ -90,7 +91,7 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
     name: 'warmpath_prompt_lookup_seconds',
     help: 'Time to find a prompt’s token ids and what each endpoint holds of it.',
     labelNames: ['token_ids'],
-    buckets: DECISION_BUCKETS,
+    buckets: LOOKUP_BUCKETS,
     registers,
   })
   const sessions = new Counter({

@@ -3,11 +3,12 @@
 import type { IncomingMessage } from 'node:http'
 import { ENGINE_FORWARDED_HEADERS, HEADER } from '../../shared/headers.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
-import type { EndpointPrefix } from '../kv/prefix-match.ts'
-import type { LegRequest } from '../legs/leg.ts'
+import type { PromptFacts } from '../epp/context.ts'
+import { chooseRank } from '../scheduling/rank.ts'
 import type { Caller } from './caller.ts'
 import type { ProxyDeps } from './deps.ts'
 import { type EngineRequest, withResponseId } from './engine-request.ts'
+import type { Destination } from './exchange.ts'
 import { headerOf, pathOf } from './refuse.ts'
 import { type SessionId, scopeOf, sessionIdOf } from './session-id.ts'
 
@@ -47,22 +48,33 @@ export function servedBy({ pins, sessions }: ProxyDeps, { trusted }: Caller, ses
 }
 
 /** A scope of its own, so that nothing but the exchange holds the body. */
-export function legsOf(
-  { pins }: ProxyDeps,
+export function destinationsOf(
+  { pins, endpoints }: Pick<ProxyDeps, 'pins' | 'endpoints'>,
   req: IncomingMessage,
   decisionId: string,
   { dialect, body }: EngineRequest,
   scope: string,
-  prefixes: ReadonlyMap<EndpointId, EndpointPrefix>,
-): (endpoint: EndpointId) => LegRequest {
+  { promptTokens, prefixes }: Pick<PromptFacts, 'promptTokens' | 'prefixes'>,
+): (endpoint: EndpointId) => Destination {
   const path = pathOf(req)
   const headers = engineHeaders(req, decisionId)
   return (endpoint) => {
     const prefix = prefixes.get(endpoint)
-    // The prefix lies in one rank's cache: without its name any of them may get the request.
-    const rank = prefix && prefix.ranks > 1 && prefix.matchedTokens > 0 ? { [RANK_HEADER]: String(prefix.rank) } : {}
+    const active = (): number =>
+      endpoints.snapshot().find((view) => view.endpoint.id === endpoint)?.load.activeRequests ?? 0
+    const { rank, cachedTokens } =
+      prefix === undefined || prefix.ranks.length === 1
+        ? { rank: undefined, cachedTokens: prefix?.matchedTokens }
+        : chooseRank(prefix, (each) => endpoints.sentToRank(endpoint, each), active())
+    const named = rank === undefined ? {} : { [RANK_HEADER]: String(rank) }
     const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope, decisionId)) : body
-    return { method: 'POST', path, headers: { ...headers, ...rank }, body: sent }
+    return {
+      leg: { method: 'POST', path, headers: { ...headers, ...named }, body: sent },
+      cachedTokens,
+      promptTokens: promptTokens - (cachedTokens ?? 0),
+      cold: !cachedTokens,
+      rank,
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // What of a request's body makes its prompt, taken from where it stands: a long chat is neither parsed nor rebuilt.
 import type { Dialect } from '../../shared/dialect.ts'
+import { readIdList, skipSpace } from '../tokens/token-ids.ts'
 import type { Prompt } from '../tokens/tokenizer.ts'
 import { type BodyMember, findMember, memberText, rewriteBody } from './body.ts'
 
@@ -20,8 +21,10 @@ const CHAT_MEMBERS = new Set([
 ])
 const COMPLETION_MEMBERS = new Set(['model', 'prompt', 'add_special_tokens'])
 
-/** Longer than any context: not worth reading. */
-const IDS_MAX = 8 * 1024 * 1024
+const QUOTE = 0x22
+const OPEN_BRACKET = 0x5b
+const BACKSLASH = 0x5c
+const CLOSE_BRACKET = 0x5d
 
 export function promptOf(dialect: Dialect, body: Buffer, members: readonly BodyMember[]): Prompt {
   if (dialect === 'chat') return chatPrompt(body, members)
@@ -55,31 +58,37 @@ function templateArguments(body: Buffer, members: readonly BodyMember[]): string
 function completionPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
   const prompt = findMember(members, 'prompt')
   if (!prompt) return { kind: 'unknown', because: 'the request has no prompt' }
-  const start = String.fromCharCode(body[prompt.valueStart] ?? 0)
-  if (start === '"') return textPrompt(body, members, undefined)
-  if (start !== '[') return { kind: 'unknown', because: 'the prompt is neither text nor token ids' }
-  let list: unknown
-  try {
-    list = JSON.parse(memberText(body, prompt))
-  } catch {
-    return { kind: 'unknown', because: 'the prompt is not valid JSON' }
+  const { valueStart } = prompt
+  if (body[valueStart] === QUOTE) return textPrompt(body, members, undefined)
+  if (body[valueStart] !== OPEN_BRACKET) return { kind: 'unknown', because: 'the prompt is neither text nor token ids' }
+  const first = skipSpace(body, valueStart + 1)
+  if (body[first] === QUOTE) {
+    const end = stringEnd(body, first)
+    if (isLast(body, end)) return textPrompt(body, members, body.toString('utf8', first, end))
+  } else {
+    const nested = body[first] === OPEN_BRACKET
+    const list = readIdList(body, nested ? first + 1 : first)
+    if (list && list.ids.length > 0 && (!nested || isLast(body, list.end))) return { kind: 'ids', ids: list.ids }
   }
-  const items = list as readonly unknown[]
-  const [only] = items
-  if (items.length === 1 && typeof only === 'string') return textPrompt(body, members, only)
-  const ids = items.length === 1 && Array.isArray(only) ? (only as readonly unknown[]) : items
-  if (ids.length > 0 && ids.length <= IDS_MAX && ids.every(isTokenId))
-    return { kind: 'ids', ids: Uint32Array.from(ids) }
-  return { kind: 'unknown', because: 'the request holds several prompts' }
+  return { kind: 'unknown', because: 'the request holds several prompts, or none that can be read' }
 }
 
+/** Whether nothing but the end of the list comes at this place. */
+function isLast(body: Buffer, at: number): boolean {
+  return body[skipSpace(body, at)] === CLOSE_BRACKET
+}
+
+/** Where the string that begins at `start` has ended. */
+function stringEnd(body: Buffer, start: number): number {
+  let at = start + 1
+  while (at < body.length && body[at] !== QUOTE) at += body[at] === BACKSLASH ? 2 : 1
+  return at + 1
+}
+
+/** @param text the prompt as JSON, where it is not the member's own value. */
 function textPrompt(body: Buffer, members: readonly BodyMember[], text: string | undefined): Prompt {
-  const set = new Map(text === undefined ? [] : [['prompt', JSON.stringify(text)]])
+  const set = new Map(text === undefined ? [] : [['prompt', text]])
   return { kind: 'text', body: rewriteBody(body, members, (name) => !COMPLETION_MEMBERS.has(name), set) }
-}
-
-function isTokenId(value: unknown): value is number {
-  return Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 32
 }
 
 /** The member's value; undefined when it is absent, null or no JSON. */

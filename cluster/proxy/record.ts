@@ -98,12 +98,14 @@ export function turnAway(
 
 /** The prediction beside what the engine says. */
 export function compare(
-  { accuracy, metrics }: ProxyDeps,
+  { accuracy, metrics, endpoints }: ProxyDeps,
   { attempts, predictedCachedTokens: predicted, usage }: DecisionRecord,
 ): void {
   const endpoint = attempts.at(-1)?.endpoint
   const actual = usage?.cachedTokens
   if (endpoint === undefined || predicted === undefined || actual === undefined) return
+  // One that is gone meanwhile has been forgotten.
+  if (!endpoints.has(endpoint)) return
   const { promptTokens = 0 } = usage ?? {}
   accuracy.add(endpoint, { predicted, actual, promptTokens })
   metrics.predicted(endpoint, predicted, actual)

@@ -12,7 +12,7 @@ import { exchangeDeps, type ProxyDeps } from './deps.ts'
 import { prepareEngineRequest } from './engine-request.ts'
 import { runExchange } from './exchange.ts'
 import { listModels } from './models.ts'
-import { legsOf, originOf, servedBy } from './placement.ts'
+import { destinationsOf, originOf, servedBy } from './placement.ts'
 import { readBody } from './read-body.ts'
 import { type Arrival, compare, newRecord, summaryOf, turnAway } from './record.ts'
 import { DRAINING, headerOf, pathOf, refuse, refuseMethod, refuseUnreadable, sendJson } from './refuse.ts'
@@ -55,7 +55,9 @@ function route(deps: ProxyDeps, id: string, req: IncomingMessage, res: ServerRes
   if (stored) {
     const method = stored.action === 'retrieve' ? 'GET' : 'POST'
     if (req.method !== method) return refuseMethod(req, res, method)
-    return answerStored(deps, { dialect: 'responses', requestId, id }, stored.id, req, res)
+    const arrival = { dialect: 'responses', requestId, id } as const
+    answerStored(deps, arrival, stored.id, req, res).catch((error: unknown) => fail(deps, req, res, error))
+    return
   }
   if (path === '/v1/models' || path.startsWith('/v1/models/')) {
     if (req.method !== 'GET') return refuseMethod(req, res, 'GET')
@@ -154,13 +156,12 @@ async function answer(
   runExchange(
     exchangeDeps(deps),
     {
-      legFor: legsOf(deps, req, arrival.id, request, scopeOf(caller, req.headers), prefixes),
+      destinationOf: destinationsOf(deps, req, arrival.id, request, scopeOf(caller, req.headers), facts),
       dialect: arrival.dialect,
       shape,
       withholdUsage: request.withholdUsage,
-      promptTokens,
-      cachedTokensAt: (endpoint) => prefixes.get(endpoint)?.matchedTokens,
       order: decode.order,
+      whenRefused: origin.bound && RESPONSE_GONE,
       serving: servedBy(deps, caller, origin.session),
     },
     record,

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import { createTokenCache } from './token-cache.ts'
-import { readTokenIds } from './tokenize-answer.ts'
+import { readTokenIds } from './token-ids.ts'
 import type { Prompt, Tokenize, Tokens } from './tokenizer.ts'
 
 /** 16 million tokens. */

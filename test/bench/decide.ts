@@ -10,7 +10,7 @@ import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
 import { bestByEndpoint, type PromptQuery } from '../../cluster/kv/prefix-match.ts'
 import { buildProfile } from '../../cluster/scheduling/profile.ts'
 import { createEngineTokenizer } from '../../cluster/tokens/engine-tokenizer.ts'
-import { readTokenIds } from '../../cluster/tokens/tokenize-answer.ts'
+import { readTokenIds } from '../../cluster/tokens/token-ids.ts'
 import { createRandom, randomInteger } from '../../shared/random.ts'
 
 const MODEL = 'm'

@@ -18,6 +18,12 @@ it.each([
     { prompt_tokens: 1, prompt_tokens_details: null },
     { promptTokens: 1, completionTokens: 0, cachedTokens: undefined },
   ],
+  [
+    'with counts that are none: they go into sums',
+    { prompt_tokens: 5, completion_tokens: 1.5, prompt_tokens_details: { cached_tokens: -1 } },
+    { promptTokens: 5, completionTokens: 0, cachedTokens: undefined },
+  ],
+  ['of endless prompts', { prompt_tokens: Number.POSITIVE_INFINITY }, undefined],
   ['that counts nothing', { total_tokens: 3 }, undefined],
   ['that is null, as before the end of a response', null, undefined],
   ['that is text', 'many', undefined],

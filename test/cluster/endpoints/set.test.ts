@@ -76,7 +76,11 @@ describe('a pod that is healthy but makes no progress', () => {
   it('gets no new request after 30 s, and why names the cause', () => {
     set.begin(A, 10)
     scrapeFor(NO_PROGRESS_MS, 2, () => 41)
-    expect(state()).toEqual({ state: 'ejected', cause: 'it runs 2 requests and has made no progress for 30 s' })
+    expect(state()).toEqual({
+      state: 'ejected',
+      cause: 'it runs 2 requests and has made no progress for 30 s',
+      gone: false,
+    })
     set.probeSucceeded(A)
     expect(state()).toEqual({ state: 'available' })
   })
@@ -125,7 +129,27 @@ describe('failures', () => {
     set.failed(A, 'x')
     expect(state()).toEqual({ state: 'available' })
     set.failed(A, 'connection refused')
-    expect(state()).toEqual({ state: 'ejected', cause: '3 failures in a row, the last: connection refused' })
+    expect(state()).toEqual({
+      state: 'ejected',
+      cause: '3 failures in a row, the last: connection refused',
+      gone: false,
+    })
+  })
+  it('of which the last was a refused connection say that nothing listens there, until a probe succeeds', () => {
+    set.failed(A, 'x')
+    set.failed(A, 'x')
+    set.failed(A, 'refused', true)
+    expect(state()).toMatchObject({ state: 'ejected', gone: true })
+    set.failed(A, 'slow')
+    expect(state()).toMatchObject({ state: 'ejected', gone: false })
+    set.probeSucceeded(A)
+    expect(state()).toEqual({ state: 'available' })
+  })
+  it('counts the requests that name a rank while they go on', () => {
+    const passages = [set.begin(A, 1, { rank: 2 }), set.begin(A, 1, { rank: 2 }), set.begin(A, 1)]
+    expect([0, 2].map((rank) => set.sentToRank(A, rank))).toEqual([0, 2])
+    for (const { ended } of passages) ended('completed')
+    expect(set.sentToRank(A, 2)).toBe(0)
   })
 })
 

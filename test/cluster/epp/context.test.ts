@@ -40,7 +40,7 @@ describe('what a decision knows of a prompt', () => {
   it('is its size and the best rank of each endpoint', async () => {
     const { facts, queries } = await gather()
     expect(facts).toMatchObject({ promptTokens: 3, tokensUnknown: undefined, lookedUpBy: 'somebody' })
-    expect(facts.prefixes.get(A)).toMatchObject({ rank: 1, matchedTokens: 2, ranks: 2 })
+    expect(facts.prefixes.get(A)).toMatchObject({ rank: 1, matchedTokens: 2, ranks: [{ rank: 0 }, { rank: 1 }] })
     expect(queries).toEqual([{ tokenIds: IDS, model: 'm', lora: undefined, cacheSalt: 'salt' }])
   })
   it('of an adapter is looked up as the adapter of its base model: its blocks are others', async () => {

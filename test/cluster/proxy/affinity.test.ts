@@ -1,9 +1,21 @@
 import { createHash, createHmac } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
+import { loadRouterConfig } from '../../../cluster/config.ts'
 import { HEADER } from '../../../shared/headers.ts'
 import { formatSignature, parseKeyRing, signingInput } from '../../../shared/signature.ts'
-import { call, chat, decisionOf, parse, type ScriptedEngine, startEngine, startRig } from './rig.ts'
+import {
+  call,
+  chat,
+  decisionOf,
+  type Generation,
+  parse,
+  type ScriptedEngine,
+  startEngine,
+  startRig,
+  until,
+} from './rig.ts'
 
+const { limits: LIMITS } = loadRouterConfig(undefined, { endpoints: ['http://127.0.0.1:1'] })
 const SECRET = 's'.repeat(32)
 const edgeKeys = parseKeyRing(`k1:${SECRET}`)
 let nonces = 0
@@ -151,20 +163,56 @@ describe('a stored response', () => {
     expect((await call(`${rig.url}${path}/resp_${'x'.repeat(38)}`, 'GET').answer).status).toBe(404)
     expect((await respond(rig.url, { previous_response_id: 'resp_nobody' })).status).toBe(404)
   })
-  it('answers 404 after the engine was ejected, and the words say what to send instead', async () => {
-    const engine = await startStoring()
-    const rig = await startRig([engine, await startEngine()], { edgeKeys: undefined })
-    let id = ''
-    while (id === '') {
-      const { text } = await respond(rig.url)
-      if (engine.seen.length > 0) id = (JSON.parse(text) as { id: string }).id
-    }
+  it('answers 404 at once when its engine has ended, and the words say what to send instead', async () => {
+    const { rig, engine, id } = await storedAmongTwo()
     await engine.close()
-    let last = await respond(rig.url, { previous_response_id: id })
-    for (let tries = 0; tries < 4 && last.status === 503; tries++) {
-      last = await respond(rig.url, { previous_response_id: id })
-    }
-    expect(last.status).toBe(404)
-    expect(parse(last.text).error.message).toContain('send the whole conversation')
+    const continued = await respond(rig.url, { previous_response_id: id })
+    expect(continued.status).toBe(404)
+    expect(parse(continued.text).error.message).toContain('send the whole conversation')
+    const fetched = await call(`${rig.url}${path}/${id}`, 'GET').answer
+    expect(parse(fetched.text).error).toMatchObject({ code: 'response_not_found', param: 'response_id' })
   })
+  it('is not said to be lost while its engine is only ejected: clients try again', async () => {
+    const { rig, engine, id } = await storedAmongTwo()
+    const serve = engine.script
+    engine.script = ({ res }) => void res.writeHead(503, json).end('{"error":{"message":"busy"}}')
+    for (let failures = 0; failures < 3; failures++) await respond(rig.url, { previous_response_id: id })
+    const asked = () => [respond(rig.url, { previous_response_id: id }), call(`${rig.url}${path}/${id}`, 'GET').answer]
+    for (const { status, headers } of await Promise.all(asked())) {
+      expect(status).toBe(503)
+      expect(headers['retry-after']).toBeDefined()
+    }
+    engine.script = serve
+    await until(async () => (await Promise.all(asked())).every(({ status }) => status === 200))
+  })
+  it('is fetched within the limits of admission, and counts among the requests in flight', async () => {
+    const engine = await startStoring()
+    const rig = await startRig([engine], { limits: { ...LIMITS, inFlight: 1, waiting: 0 } })
+    const { id } = JSON.parse((await respond(rig.url)).text) as { id: string }
+    const held: Generation[] = []
+    engine.script = (generation) => void held.push(generation)
+    const first = call(`${rig.url}${path}/${id}`, 'GET')
+    await until(() => held.length === 1)
+    expect((await call(`${rig.url}${path}/${id}`, 'GET').answer).status).toBe(429)
+    held[0]?.res.writeHead(200, json).end('{}')
+    expect((await first.answer).status).toBe(200)
+    const [{ lastColdAtMs }] = (await (await fetch(`${rig.adminUrl}/endpoints`)).json()) as [{ lastColdAtMs: number }]
+    held.length = 0
+    const again = call(`${rig.url}${path}/${id}`, 'GET')
+    await until(() => held.length === 1)
+    held[0]?.res.writeHead(200, json).end('{}')
+    expect((await again.answer).status).toBe(200)
+    const [after] = (await (await fetch(`${rig.adminUrl}/endpoints`)).json()) as [{ lastColdAtMs: number }]
+    expect(after.lastColdAtMs, 'no cold prompt was sent').toBe(lastColdAtMs)
+  })
+
+  /** A response that lies at the first of two engines. */
+  async function storedAmongTwo() {
+    const engine = await startStoring()
+    const rig = await startRig([engine, await startEngine()])
+    for (;;) {
+      const { text } = await respond(rig.url)
+      if (engine.seen.length > 0) return { rig, engine, id: (JSON.parse(text) as { id: string }).id }
+    }
+  }
 })

@@ -12,6 +12,7 @@ function prompt(dialect: Dialect, value: unknown) {
   return found.kind === 'ids' ? [...found.ids] : found.because
 }
 
+const SEVERAL = 'the request holds several prompts, or none that can be read'
 const messages = [{ role: 'user', content: 'hi' }]
 
 describe('what of a request makes its prompt', () => {
@@ -44,13 +45,32 @@ describe('what of a request makes its prompt', () => {
     ['a completion of one text in a list', 'completions', { model: 'm', prompt: ['x'] }, { model: 'm', prompt: 'x' }],
     ['a completion of token ids', 'completions', { model: 'm', prompt: [1, 2, 3] }, [1, 2, 3]],
     ['a completion of one list of token ids', 'completions', { model: 'm', prompt: [[1, 2]] }, [1, 2]],
-    ['several prompts', 'completions', { model: 'm', prompt: ['x', 'y'] }, 'the request holds several prompts'],
-    ['ids that are none', 'completions', { model: 'm', prompt: [1, -2] }, 'the request holds several prompts'],
+    [
+      'a text in a list, with quotes in it',
+      'completions',
+      '{"model":"m","prompt": [ "a\\"]" ]}',
+      { model: 'm', prompt: 'a"]' },
+    ],
+    ['spaced ids', 'completions', '{"model":"m","prompt": [ [ 1 ,\n2 ] ]}', [1, 2]],
+    ['several lists of ids', 'completions', { model: 'm', prompt: [[1], [2]] }, SEVERAL],
+    ['an empty list', 'completions', { model: 'm', prompt: [] }, SEVERAL],
+    ['several prompts', 'completions', { model: 'm', prompt: ['x', 'y'] }, SEVERAL],
+    ['ids that are none', 'completions', { model: 'm', prompt: [1, -2] }, SEVERAL],
     ['no prompt', 'completions', { model: 'm' }, 'the request has no prompt'],
     ['a prompt of neither kind', 'completions', { model: 'm', prompt: 3 }, 'the prompt is neither text nor token ids'],
-    ['a list that is no JSON', 'completions', '{"model":"m","prompt":[1,,2]}', 'the prompt is not valid JSON'],
+    ['a list that is no JSON', 'completions', '{"model":"m","prompt":[1,,2]}', SEVERAL],
     ['a response', 'responses', { model: 'm', input: 'x' }, 'a prompt of responses is tokenised by the engine alone'],
   ])('%s', (_, dialect, value, expected) => {
     expect(prompt(dialect, value)).toEqual(expected)
+  })
+
+  it('is not looked for in millions of items: nobody else is served meanwhile', () => {
+    for (const item of ['[]', '""', '1', '{}']) {
+      const body = Buffer.from(`{"model":"m","prompt":[${Array(4_000_000).fill(item).join()}]}`)
+      const members = [{ name: 'prompt', valueStart: body.indexOf('['), valueEnd: body.length - 1 }] as never
+      const startedAtMs = performance.now()
+      expect(promptOf('completions', body, members)).toEqual({ kind: 'unknown', because: SEVERAL })
+      expect(performance.now() - startedAtMs).toBeLessThan(100)
+    }
   })
 })

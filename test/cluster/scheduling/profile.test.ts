@@ -28,7 +28,11 @@ const withRole = (id: string, role: Role) => view(id, {}, { endpoint: endpoint(i
 
 describe('filters: a request never lands on a pod that cannot serve it', () => {
   const rows: readonly [string, EndpointView, string][] = [
-    ['an ejected pod', view('a:1', {}, { availability: { state: 'ejected', cause: 'hung' } }), 'available: hung'],
+    [
+      'an ejected pod',
+      view('a:1', {}, { availability: { state: 'ejected', cause: 'hung', gone: false } }),
+      'available: hung',
+    ],
     ['a pod of another model', view('a:1', {}, { models: ['x'] }), 'serves-model: it does not serve m'],
     [
       'a pod that has not said what it serves',
@@ -190,7 +194,7 @@ describe('a session stays with its endpoint', () => {
     })
   })
   it.each<[string, EndpointView, string]>([
-    ['ejected', view('own:1', {}, { availability: { state: 'ejected', cause: 'hung' } }), 'own:1: hung'],
+    ['ejected', view('own:1', {}, { availability: { state: 'ejected', cause: 'hung', gone: false } }), 'own:1: hung'],
     [
       'overloaded by its queue',
       view('own:1', { queuedRequests: 9 }),

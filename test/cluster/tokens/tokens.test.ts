@@ -7,7 +7,7 @@ import {
   type TokenizeAnswer,
 } from '../../../cluster/tokens/engine-tokenizer.ts'
 import { createTokenCache } from '../../../cluster/tokens/token-cache.ts'
-import { readTokenIds } from '../../../cluster/tokens/tokenize-answer.ts'
+import { readTokenIds } from '../../../cluster/tokens/token-ids.ts'
 
 const A = 'a:1' as EndpointId
 const B = 'b:1' as EndpointId
