@@ -181,14 +181,16 @@ export class IndexedSource {
     if (kind === undefined) return this.#ignore('kind')
     const size = this.#sizeOf(event.blockSizeTokens)
     if (size === undefined) return this.#ignore('block-size')
-    const { hashes } = event
+    const { hashes, extraKeys } = event
+    // Once for all of its blocks: there may be a million.
+    const others = extraKeys?.some(hasOthers) ? extraKeys : undefined
     const chain = this.#chain
     const blocks = hashes.length / 2
     let beforeHi = hi
     let beforeLo = lo
     for (let first = 0; first < blocks; first += BLOCKS_AT_ONCE) {
       const count = Math.min(BLOCKS_AT_ONCE, blocks - first)
-      this.#extend(event, beforeHi, beforeLo, first, count)
+      this.#extend(event, others, beforeHi, beforeLo, first, count)
       this.#holds.touch(hashes, first, first + count)
       this.#around.prompts.touch(chain, count)
       for (let block = 0; block < count; block++) {
@@ -208,11 +210,17 @@ export class IndexedSource {
     }
   }
 
-  /** Our hashes of `count` of the event's blocks, into `#chain`. */
-  #extend(event: BlocksStored, hi: number, lo: number, first: number, count: number): void {
-    const { tokenIds, blockSizeTokens, extraKeys } = event
+  /** Our hashes of `count` of the event's blocks, into `#chain`; `extraKeys` where any of them has others than a salt. */
+  #extend(
+    { tokenIds, blockSizeTokens }: BlocksStored,
+    extraKeys: BlocksStored['extraKeys'],
+    hi: number,
+    lo: number,
+    first: number,
+    count: number,
+  ): void {
     const chain = this.#chain
-    if (extraKeys === undefined || !extraKeys.some(hasOthers)) {
+    if (extraKeys === undefined) {
       extendChain(hi, lo, tokenIds, first * blockSizeTokens, count, blockSizeTokens, chain, 0)
       return
     }

@@ -2,21 +2,36 @@
 // when events come out of order, and after a gap, when the parent never comes.
 import type { BlocksStored } from './kv-event.ts'
 
+/** `tokensMax` bounds memory: long texts count like the tokens that would fill as much. */
 export type OrphanLimits = { readonly eventsMax: number; readonly tokensMax: number }
+
+const CHARS_PER_TOKEN = 4
+/** Names and digests are shorter. */
+const TEXT_CHARS_FREE = 64
+/** Waiting blocks with one hash that are looked at: engines do not send many, and a flood of them must not cost more. */
+const LOOKS_MAX = 64
 
 export type Orphan = {
   readonly event: BlocksStored
   readonly parent: { readonly hi: number; readonly lo: number }
+  /** In tokens: see OrphanLimits. */
+  readonly weight: number
   /** Of each block, whether it was removed while it waited; nobody then holds it, but it is still someone's parent. */
   readonly removed: Uint8Array
 }
 
-/** Invariant: an orphan is in `#waiting`, under its parent in `#byParent` and under each of its blocks in `#byBlock`. */
+/** A block of an orphan. */
+type Ref = { readonly orphan: Orphan; readonly block: number }
+
+/**
+ * Invariant: an orphan is in `#waiting`, under its parent in `#byParent` and, for each of its blocks that was not removed,
+ * in `#byBlock`.
+ */
 export class Orphans {
   readonly #limits: OrphanLimits
   readonly #waiting = new Set<Orphan>()
   readonly #byParent = new Map<number, Orphan[]>()
-  readonly #byBlock = new Map<number, Orphan[]>()
+  readonly #byBlock = new Map<number, Ref[]>()
   readonly #onDrop: () => void
   #tokens = 0
 
@@ -36,17 +51,21 @@ export class Orphans {
 
   /** Keeps a copy of what the event holds: its arrays may be parts of a message's buffer. */
   park(event: BlocksStored, parent: { readonly hi: number; readonly lo: number }): void {
-    const tokens = event.tokenIds.length
-    if (tokens > this.#limits.tokensMax) {
+    const weight = weightOf(event)
+    if (weight > this.#limits.tokensMax) {
       this.#onDrop()
       return
     }
     const kept = { ...event, hashes: event.hashes.slice(), tokenIds: event.tokenIds.slice() }
-    const orphan = { event: kept, parent, removed: new Uint8Array(event.hashes.length / 2) }
+    const orphan = { event: kept, parent, weight, removed: new Uint8Array(event.hashes.length / 2) }
     this.#waiting.add(orphan)
-    this.#tokens += tokens
+    this.#tokens += weight
     put(this.#byParent, keyOf(parent.hi, parent.lo), orphan)
-    forEachBlock(kept.hashes, (key) => put(this.#byBlock, key, orphan))
+    forEachBlock(kept.hashes, (key, block) => {
+      const refs = this.#byBlock.get(key)
+      if (refs === undefined) this.#byBlock.set(key, [{ orphan, block }])
+      else refs.push({ orphan, block })
+    })
     for (const oldest of this.#waiting) {
       if (this.#waiting.size <= this.#limits.eventsMax && this.#tokens <= this.#limits.tokensMax) break
       this.#forget(oldest)
@@ -65,13 +84,18 @@ export class Orphans {
 
   /** The block was removed before its parent was known; true when it waits here. */
   remove(hi: number, lo: number, medium: string, group: number): boolean {
-    for (const { event, removed } of this.#byBlock.get(keyOf(hi, lo)) ?? []) {
+    const key = keyOf(hi, lo)
+    const refs = this.#byBlock.get(key)
+    if (refs === undefined) return false
+    for (let at = refs.length - 1; at >= Math.max(0, refs.length - LOOKS_MAX); at--) {
+      const { orphan, block } = refs[at] as Ref
+      const { event, removed } = orphan
       if (event.group !== group || (event.medium ?? 'GPU') !== medium) continue
-      for (let block = 0; block < removed.length; block++) {
-        if (removed[block] === 1 || event.hashes[2 * block] !== hi || event.hashes[2 * block + 1] !== lo) continue
-        removed[block] = 1
-        return true
-      }
+      if (event.hashes[2 * block] !== hi || event.hashes[2 * block + 1] !== lo) continue
+      removed[block] = 1
+      refs.splice(at, 1)
+      if (refs.length === 0) this.#byBlock.delete(key)
+      return true
     }
     return false
   }
@@ -85,9 +109,15 @@ export class Orphans {
 
   #forget(orphan: Orphan): void {
     this.#waiting.delete(orphan)
-    this.#tokens -= orphan.event.tokenIds.length
+    this.#tokens -= orphan.weight
     drop(this.#byParent, keyOf(orphan.parent.hi, orphan.parent.lo), orphan)
-    forEachBlock(orphan.event.hashes, (key) => drop(this.#byBlock, key, orphan))
+    const keys = new Set<number>()
+    forEachBlock(orphan.event.hashes, (key) => keys.add(key))
+    for (const key of keys) {
+      const left = this.#byBlock.get(key)?.filter((ref) => ref.orphan !== orphan) ?? []
+      if (left.length === 0) this.#byBlock.delete(key)
+      else this.#byBlock.set(key, left)
+    }
   }
 }
 
@@ -96,8 +126,21 @@ function keyOf(hi: number, lo: number): number {
   return (hi & 0x1fffff) * 2 ** 32 + lo
 }
 
-function forEachBlock(hashes: Uint32Array, visit: (key: number) => void): void {
-  for (let at = 0; at + 1 < hashes.length; at += 2) visit(keyOf(hashes[at] as number, hashes[at + 1] as number))
+function forEachBlock(hashes: Uint32Array, visit: (key: number, block: number) => void): void {
+  for (let at = 0; at + 1 < hashes.length; at += 2) {
+    visit(keyOf(hashes[at] as number, hashes[at + 1] as number), at >>> 1)
+  }
+}
+
+/** At least its tokens: they outweigh everything else in what an engine sends. */
+function weightOf({ tokenIds, hashes, loraName, medium, specKind, extraKeys }: BlocksStored): number {
+  let chars = charsOf(loraName) + charsOf(medium) + charsOf(specKind)
+  for (const keys of extraKeys ?? []) chars += charsOf(keys?.salt) + charsOf(keys?.others)
+  return Math.max(tokenIds.length, hashes.length / 2) + Math.ceil(chars / CHARS_PER_TOKEN)
+}
+
+function charsOf(text: string | undefined): number {
+  return text !== undefined && text.length > TEXT_CHARS_FREE ? text.length : 0
 }
 
 function put(map: Map<number, Orphan[]>, key: number, orphan: Orphan): void {

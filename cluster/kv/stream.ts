@@ -259,6 +259,8 @@ export class KvStream {
   }
 
   #giveUp(): void {
+    // Of two publishers, what is known may be the one's that is gone.
+    if (this.#unproven) this.#forget()
     this.#hole = true
     this.#retryable = true
     this.#givenUpBelow = this.#newestLive + 1

@@ -72,6 +72,7 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
   const followed = new Map<EndpointId, Followed>()
   const closing = new Set<Promise<void>>()
   let open = 0
+  let closed = false
 
   async function look(its: Followed): Promise<void> {
     const found = await findSources(its.endpoint, deps.askSources)
@@ -156,7 +157,9 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
   return {
     async follow(endpoint, baseModel) {
       const before = followed.get(endpoint.id)
-      if (before?.endpoint === endpoint && before.baseModel === baseModel) return
+      // Whoever was asked when all this ended may answer yet.
+      if (closed) return
+      if (before && before.baseModel === baseModel && sameWay(before.endpoint, endpoint)) return
       unfollow(endpoint.id)
       const its: Followed = { endpoint, baseModel, streams: [], timer: undefined, toldNone: undefined }
       followed.set(endpoint.id, its)
@@ -169,11 +172,19 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
         .get(id)
         ?.streams.map(({ source: { rank, events }, state, faults }) => ({ rank, events, ...state, faults })) ?? [],
     async close() {
+      closed = true
       for (const id of [...followed.keys()]) unfollow(id)
       await Promise.all(closing)
     },
   }
 }
+
+/** Whether its events come the same way: labels and the like change nothing of what it has cached. */
+function sameWay(a: Endpoint, b: Endpoint): boolean {
+  return WAY.every((name) => a[name] === b[name])
+}
+
+const WAY = ['origin', 'ca', 'apiKey', 'events', 'replay'] as const satisfies readonly (keyof Endpoint)[]
 
 type Found = { readonly sources: readonly EventSource[]; readonly because: string | undefined }
 

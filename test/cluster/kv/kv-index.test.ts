@@ -237,6 +237,20 @@ describe('events that do not fit', () => {
   })
 })
 
+describe('one event of very many blocks', () => {
+  it('costs a moment, with keys that say nothing as well', () => {
+    const index = createKvIndex()
+    const source = index.open(STREAM)
+    const blocks = 400_000
+    const hashes = Uint32Array.from({ length: 2 * blocks }, (_, word) => word)
+    const extraKeys = Array<undefined>(blocks).fill(undefined)
+    const startedAtMs = performance.now()
+    source.apply(batchOf(stored({ hashes, tokenIds: new Uint32Array(blocks), blockSizeTokens: 1, extraKeys })))
+    expect(performance.now() - startedAtMs).toBeLessThan(1_000)
+    expect(index.stats().promptBlocks).toBe(blocks)
+  })
+})
+
 describe('blocks that come before their parent', () => {
   it('count as soon as the parent has come, all that hang on it, in whatever order', () => {
     const index = createKvIndex()
@@ -280,6 +294,31 @@ describe('blocks that come before their parent', () => {
     for (let start = 1; start <= 7; start++) source.apply(batchOf(storedPrompt(start, 0, 1)))
     const depths = Array.from({ length: 7 }, (_, start) => matched(index, promptOf(start + 1, 12))[0])
     expect(depths).toEqual([4, 4, 4, 4, 8, 40, 4])
+  })
+
+  it('with long texts weigh what they hold: memory is bounded by more than tokens', () => {
+    const index = createKvIndex({ orphans: { eventsMax: 100, tokensMax: 1_000 } })
+    const source = index.open(STREAM)
+    const others = 'x'.repeat(1_000)
+    for (let start = 1; start <= 20; start++) {
+      source.apply(batchOf(storedPrompt(start, 1, 2, { extraKeys: [{ salt: undefined, others }] })))
+    }
+    expect(index.stats().orphans).toMatchObject({ events: 3, dropped: 17 })
+    source.apply(batchOf(storedPrompt(99, 1, 2, { loraName: 'x'.repeat(10_000) })))
+    expect(index.stats().orphans).toMatchObject({ events: 3, dropped: 18 })
+  })
+
+  it('and are removed by the thousand cost a moment, even when all have one hash', () => {
+    const index = createKvIndex()
+    const source = index.open(STREAM)
+    const blocks = 60_000
+    const hashes = Uint32Array.from({ length: 2 * blocks }, () => 7)
+    const tokenIds = new Uint32Array(blocks)
+    source.apply(batchOf(stored({ hashes, tokenIds, blockSizeTokens: 1, parent: { hi: 1, lo: 1 } })))
+    const startedAtMs = performance.now()
+    source.apply(batchOf(removed(Uint32Array.from({ length: 400_000 }, () => 7))))
+    expect(performance.now() - startedAtMs).toBeLessThan(500)
+    expect(index.stats().ignored).toMatchObject({ 'unknown-block': 200_000 - blocks })
   })
 
   it('are forgotten when the source is cleared', () => {

@@ -195,6 +195,19 @@ describe('a restarted engine', () => {
     ended()
     expect(state()).toEqual(LIVE_AND_COMPLETE)
   })
+  it('is not assumed to be the old one when the replay that would tell fails: what may be another’s is forgotten', () => {
+    const { connected, disconnected, replayed, ended, live, answering, failed, state } = rig()
+    connected()
+    replayed(0, 0, 3)
+    ended()
+    disconnected()
+    connected()
+    answering(2)
+    expect(failed()).toEqual(['clear', 'retry after 30000 ms'])
+    expect(live(1, 4)).toEqual(['apply 4'])
+    expect(state()).toEqual({ state: 'live', complete: false })
+  })
+
   it('is noticed when no replay tells of it: its first live batch is not taken for a replayed one', () => {
     const { connected, disconnected, ended, failed, live, replayed, answering } = rig()
     connected()

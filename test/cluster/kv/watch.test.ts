@@ -132,6 +132,33 @@ describe('what changes', () => {
     expect(opened.map(({ closed }) => closed)).toEqual([true, false])
     await watch.close()
   })
+  it('an engine that gets another label keeps its blocks; another address for its events begins anew', async () => {
+    const { watch, opened, held } = rig(() => answer({ 0: rank(5557) }))
+    await watch.follow(A, 'm')
+    opened[0]?.onBatch(stored(TOKENS), 0)
+    await watch.follow({ ...A, labels: { zone: 'b' }, role: 'decode' }, 'm')
+    expect(opened).toHaveLength(1)
+    expect(held()).toMatchObject([{ matchedTokens: 48 }])
+    await watch.follow({ ...A, events: 'tcp://*:7000' }, 'm')
+    expect(opened.map(({ events, closed }) => [events, closed])).toEqual([
+      ['tcp://10.0.0.1:5557', true],
+      ['tcp://10.0.0.1:7000', false],
+    ])
+    await watch.close()
+  })
+  it('after the end nobody is followed any more, whoever answers then: the process could not end', async () => {
+    vi.useFakeTimers()
+    try {
+      const { watch, asked, opened } = rig(() => answer({ 0: rank(5557) }))
+      const early = watch.follow(A, 'm')
+      await watch.close()
+      await early
+      await watch.follow(A, 'm')
+      expect([asked.length, opened.length, vi.getTimerCount()]).toEqual([1, 0, 0])
+    } finally {
+      vi.useRealTimers()
+    }
+  })
   it('an engine that comes back with other ports is asked again, one that is silent keeps what was found', async () => {
     vi.useFakeTimers()
     try {
