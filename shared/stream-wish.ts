@@ -11,6 +11,10 @@ export type StreamWish = {
   /** The value of `stream_options` that asks for it and keeps the caller's other options, as JSON text. */
   readonly optionsAskingUsage: string
 }
+const ASKING = '{"include_usage":true}'
+const STREAM: StreamWish = { ok: true, stream: true, asksUsage: false, optionsAskingUsage: ASKING }
+const NO_STREAM: StreamWish = { ok: true, stream: false, asksUsage: false, optionsAskingUsage: ASKING }
+
 export type RefusedWish = { readonly ok: false; readonly rejection: Rejection }
 
 /**
@@ -19,10 +23,10 @@ export type RefusedWish = { readonly ok: false; readonly rejection: Rejection }
  */
 export function readStreamWish(stream = 'null', streamOptions = 'null'): StreamWish | RefusedWish {
   if (!isBoolean(stream)) return refuse('stream must be true or false', 'stream')
-  const text = streamOptions === 'null' ? '{}' : streamOptions
-  if (!text.startsWith('{')) return refuse('stream_options must be an object', 'stream_options')
+  if (streamOptions === 'null') return stream === 'true' ? STREAM : NO_STREAM
+  if (!streamOptions.startsWith('{')) return refuse('stream_options must be an object', 'stream_options')
   // Refuses duplicates, of which parsers read different ones.
-  const options = canonicaliseBody(text)
+  const options = canonicaliseBody(streamOptions)
   if (!options.ok) return refuse(`stream_options: ${options.rejection.message}`, 'stream_options')
   const { members } = options
   const asked = members.get('include_usage') ?? 'null'

@@ -69,18 +69,21 @@ export type DecisionLog = {
 }
 
 export function createDecisionLog(bytesMax = LOG_BYTES_MAX): DecisionLog {
-  // Invariant: `bytes` is the sum of bytesOf() over the records as they were added; insertion order is age.
+  // Invariant: `bytes` is the sum of bytesOf() over the records as they were added; insertion order is age. What `byAge`
+  // has passed is deleted: a new iterator would step over all of that again to find the oldest.
   const records = new Map<string, { readonly record: DecisionRecord; readonly bytes: number }>()
+  const byAge = records.entries()
   let bytes = 0
   return {
     add(record) {
       const size = bytesOf(record)
       records.set(record.id, { record, bytes: size })
       bytes += size
-      for (const [id, oldest] of records) {
-        if (bytes <= bytesMax) break
-        records.delete(id)
-        bytes -= oldest.bytes
+      while (bytes > bytesMax) {
+        const { value: oldest } = byAge.next()
+        if (oldest === undefined) break
+        records.delete(oldest[0])
+        bytes -= oldest[1].bytes
       }
     },
     find: (id) => records.get(id)?.record,

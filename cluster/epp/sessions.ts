@@ -13,8 +13,10 @@ export type Sessions = {
 }
 
 export function createSessions(nowMs: () => number, sessionsMax = SESSIONS_MAX): Sessions {
-  // Invariant: insertion order is the order of last use.
+  // Invariant: insertion order is the order of last use. What `byUse` has passed is deleted: a new iterator would step over
+  // all of that again to find the oldest.
   const sessions = new Map<string, { readonly endpoint: EndpointId; readonly usedAtMs: number }>()
+  const byUse = sessions.keys()
   return {
     find(key) {
       const session = sessions.get(key)
@@ -27,8 +29,8 @@ export function createSessions(nowMs: () => number, sessionsMax = SESSIONS_MAX):
       sessions.delete(key)
       sessions.set(key, { endpoint, usedAtMs: nowMs() })
       if (sessions.size <= sessionsMax) return
-      const [oldest] = sessions.keys()
-      sessions.delete(oldest as string)
+      const { value: oldest } = byUse.next()
+      if (oldest !== undefined) sessions.delete(oldest)
     },
     size: () => sessions.size,
   }

@@ -10,7 +10,7 @@ import type { ProxyDeps } from './deps.ts'
 import { type EngineRequest, withResponseId } from './engine-request.ts'
 import type { Destination } from './exchange.ts'
 import { headerOf, pathOf } from './refuse.ts'
-import { type SessionId, scopeOf, sessionIdOf } from './session-id.ts'
+import { type Scope, type SessionId, sessionIdOf } from './session-id.ts'
 
 export type Origin = {
   readonly session:
@@ -26,11 +26,11 @@ export function originOf(
   caller: Caller,
   request: EngineRequest,
   req: IncomingMessage,
+  scope: Scope,
 ): Origin {
-  const scope = scopeOf(caller, req.headers)
   const { previousResponseId, promptCacheKey } = request
   const bound =
-    previousResponseId === undefined ? undefined : pins.endpointOfResponse(previousResponseId, scope, endpoints.ids())
+    previousResponseId === undefined ? undefined : pins.endpointOfResponse(previousResponseId, scope(), endpoints.ids())
   const named = sessionIdOf(req.headers, promptCacheKey, scope)
   if (caller.pin !== undefined) {
     const endpoint = pins.endpointOfPin(caller.pin, endpoints.ids())
@@ -53,7 +53,7 @@ export function destinationsOf(
   req: IncomingMessage,
   decisionId: string,
   { dialect, body }: EngineRequest,
-  scope: string,
+  scope: Scope,
   { promptTokens, prefixes }: Pick<PromptFacts, 'promptTokens' | 'prefixes'>,
 ): (endpoint: EndpointId) => Destination {
   const path = pathOf(req)
@@ -67,7 +67,7 @@ export function destinationsOf(
         ? { rank: undefined, cachedTokens: prefix?.matchedTokens }
         : chooseRank(prefix, (each) => endpoints.sentToRank(endpoint, each), active())
     const named = rank === undefined ? {} : { [RANK_HEADER]: String(rank) }
-    const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope, decisionId)) : body
+    const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope(), decisionId)) : body
     return {
       leg: { method: 'POST', path, headers: { ...headers, ...named }, body: sent },
       cachedTokens,

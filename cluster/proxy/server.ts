@@ -129,10 +129,11 @@ async function answer(
   record.promptTokens = facts.promptTokens
   record.tokensUnknown = facts.tokensUnknown
   record.lookedUpBy = facts.lookedUpBy
-  metrics.gathered(record.gatherMs / 1_000, facts.tokensUnknown === undefined)
+  if (deps.gather.knowsCaches()) metrics.gathered(record.gatherMs / 1_000, facts.tokensUnknown === undefined)
   if (res.destroyed) return conclude('the caller left while its prompt was looked up', 499)
 
-  const origin = originOf(deps, caller, request, req)
+  const scope = scopeOf(caller, req.headers)
+  const origin = originOf(deps, caller, request, req, scope)
   record.session = origin.session?.source
   if (request.previousResponseId !== undefined && origin.bound === undefined) {
     admitted.leave()
@@ -156,7 +157,7 @@ async function answer(
   runExchange(
     exchangeDeps(deps),
     {
-      destinationOf: destinationsOf(deps, req, arrival.id, request, scopeOf(caller, req.headers), facts),
+      destinationOf: destinationsOf(deps, req, arrival.id, request, scope, facts),
       dialect: arrival.dialect,
       shape,
       withholdUsage: request.withholdUsage,

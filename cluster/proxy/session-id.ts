@@ -18,22 +18,34 @@ export type SessionId = {
 export function sessionIdOf(
   headers: IncomingHttpHeaders,
   promptCacheKey: string | undefined,
-  scope: string,
+  scope: Scope,
 ): SessionId | undefined {
   for (const name of SESSION_ID_HEADERS) {
     const value = headers[name]
-    if (typeof value === 'string' && isSessionId(value)) return { source: name, key: `${scope}\n${name}\n${value}` }
+    if (typeof value === 'string' && isSessionId(value)) return { source: name, key: `${scope()}\n${name}\n${value}` }
   }
   if (promptCacheKey === undefined || !isSessionId(promptCacheKey)) return undefined
-  return { source: 'prompt_cache_key', key: `${scope}\nprompt_cache_key\n${promptCacheKey}` }
+  return { source: 'prompt_cache_key', key: `${scope()}\nprompt_cache_key\n${promptCacheKey}` }
 }
 
 function isSessionId(value: string): boolean {
   return value.length > 0 && value.length <= SESSION_ID_CHARS_MAX
 }
 
-/** Whose sessions and responses these are: the tenant's, or of those who send the same Authorization header. */
-export function scopeOf({ tenant }: Caller, { authorization = '' }: IncomingHttpHeaders): string {
-  if (tenant !== undefined) return `tenant:${tenant}`
-  return `authorization:${createHash('sha256').update(authorization).digest('base64url')}`
+/**
+ * Whose sessions and responses these are: the tenant's, or of those who send the same Authorization header. Computed when
+ * it is asked for: most requests name neither.
+ */
+export type Scope = () => string
+
+export function scopeOf({ tenant }: Caller, { authorization = '' }: IncomingHttpHeaders): Scope {
+  let scope: string | undefined
+  return () => {
+    scope ??= tenant === undefined ? `authorization:${digestOf(authorization)}` : `tenant:${tenant}`
+    return scope
+  }
+}
+
+function digestOf(text: string): string {
+  return createHash('sha256').update(text).digest('base64url')
 }

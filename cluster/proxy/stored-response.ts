@@ -28,7 +28,7 @@ export async function answerStored(
   const identified = deps.identify(method, url, req.headers, null)
   if (!identified.ok) return turnAway(deps, arrival, startedAtMs, req, res, identified.rejection)
   const { caller } = identified
-  const endpoint = deps.pins.endpointOfResponse(responseId, scopeOf(caller, req.headers), deps.endpoints.ids())
+  const endpoint = deps.pins.endpointOfResponse(responseId, scopeOf(caller, req.headers)(), deps.endpoints.ids())
   const objection = objectionTo(deps.endpoints.snapshot().find((view) => view.endpoint.id === endpoint))
   if (endpoint === undefined || objection) {
     const rejection = objection?.reason === 'no-endpoint' ? objection : GONE

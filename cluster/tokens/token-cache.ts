@@ -11,8 +11,10 @@ export type TokenCache = {
 const ENTRY_BYTES = 300
 
 export function createTokenCache(bytesMax: number): TokenCache {
-  // Invariant: `bytes` is the sum of sizeOf() over the entries; insertion order is the order of last use.
+  // Invariant: `bytes` is the sum of sizeOf() over the entries; insertion order is the order of last use. What `byUse` has
+  // passed is deleted: a new iterator would step over all of that again to find the oldest.
   const entries = new Map<string, Uint32Array>()
+  const byUse = entries.entries()
   let bytes = 0
   return {
     get(key) {
@@ -32,10 +34,11 @@ export function createTokenCache(bytesMax: number): TokenCache {
       }
       entries.set(key, ids)
       bytes += size
-      for (const [oldest, its] of entries) {
-        if (bytes <= bytesMax) break
-        entries.delete(oldest)
-        bytes -= sizeOf(its)
+      while (bytes > bytesMax) {
+        const { value: oldest } = byUse.next()
+        if (oldest === undefined) break
+        entries.delete(oldest[0])
+        bytes -= sizeOf(oldest[1])
       }
     },
     bytes: () => bytes,

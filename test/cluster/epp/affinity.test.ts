@@ -89,7 +89,7 @@ describe('which session a request belongs to', () => {
     [{ 'x-session-id': 'x'.repeat(256) }, undefined, undefined],
     [{ 'x-session-id': 'x'.repeat(255) }, undefined, 'x-session-id'],
   ])('%j with prompt_cache_key %s: by %s', (headers, promptCacheKey, source) => {
-    expect(sessionIdOf(headers, promptCacheKey, 't')?.source).toBe(source)
+    expect(sessionIdOf(headers, promptCacheKey, () => 't')?.source).toBe(source)
   })
   it('equal ids of two tenants, or of two Authorization headers, are two sessions', () => {
     const caller = { trusted: false, tenant: undefined, pin: undefined }

@@ -28,7 +28,7 @@ function destinations(dialect: Dialect, body: object, matches: readonly [Endpoin
   const req = { url: '/v1/x', headers: {} } as IncomingMessage
   const facts = { promptTokens: 10_000, prefixes }
   const endpoints = createEndpointSet([endpoint(A), endpoint(B)], () => 0)
-  return destinationsOf({ pins, endpoints }, req, 'd-0123456789-1', prepared.request, 'tenant:acme', facts)
+  return destinationsOf({ pins, endpoints }, req, 'd-0123456789-1', prepared.request, () => 'tenant:acme', facts)
 }
 
 describe('what an endpoint is sent', () => {
