@@ -44,6 +44,11 @@ export type KvPublisher = {
 /** vLLM's defaults. */
 const HIGH_WATER_MARK = 100_000
 const QUEUE_SIZE_MAX = 100_000
+/**
+ * For what is under way when it closes. Without any, libzmq 4.3.5 aborts the process when a peer leaves at that moment in
+ * the middle of a message of several frames (an assertion of `session_base_t::clean_pipes`).
+ */
+const LINGER_MS = 500
 /** Far more than a replay request has. */
 const REQUEST_BYTES_MAX = 1_024
 /** -1 as a signed number of 64 bits: the end of a replay. */
@@ -53,9 +58,13 @@ const EMPTY = Buffer.alloc(0)
 /** Binds both sockets. Rejects with a UserError when a port is taken. */
 export async function startKvPublisher(options: KvPublisherOptions): Promise<KvPublisher> {
   const zmq = await import('zeromq')
-  const publisher = new zmq.Publisher({ linger: 0, sendHighWaterMark: HIGH_WATER_MARK })
+  const publisher = new zmq.Publisher({ linger: LINGER_MS, sendHighWaterMark: HIGH_WATER_MARK })
   // A ROUTER drops what is above its mark: a whole replay must fit below it.
-  const router = new zmq.Router({ linger: 0, sendHighWaterMark: BUFFER_STEPS + 1, maxMessageSize: REQUEST_BYTES_MAX })
+  const router = new zmq.Router({
+    linger: LINGER_MS,
+    sendHighWaterMark: BUFFER_STEPS + 1,
+    maxMessageSize: REQUEST_BYTES_MAX,
+  })
   const close = () => {
     publisher.close()
     router.close()

@@ -7,6 +7,9 @@ const TOPIC = Buffer.from('kv@127.0.0.1:8000@model')
 // Of its own, so that the sockets under test cannot disturb it.
 const context = new Context({ blocky: false })
 
+/** Without any, libzmq may abort the process: see the simulator's publisher. */
+const LINGER_MS = 500
+
 export type PublisherOptions = {
   /** Addresses of an earlier publisher, to take its place. */
   readonly at?: { readonly events: string; readonly replay: string }
@@ -35,8 +38,8 @@ export type TestPublisher = {
 }
 
 export async function startPublisher({ at, replay = 'vllm' }: PublisherOptions = {}): Promise<TestPublisher> {
-  const publisher = new XPublisher({ context, linger: 0 })
-  const router = new Router({ context, linger: 0 })
+  const publisher = new XPublisher({ context, linger: LINGER_MS })
+  const router = new Router({ context, linger: LINGER_MS })
   await publisher.bind(at?.events ?? 'tcp://127.0.0.1:0')
   await router.bind(at?.replay ?? 'tcp://127.0.0.1:0')
   const kept: { readonly seq: number; readonly payload: Uint8Array }[] = []
