@@ -10,6 +10,8 @@ const context = new Context({ blocky: false })
 /** Without any, libzmq may abort the process: see the simulator's publisher. */
 const LINGER_MS = 500
 
+const FREE_WITHIN_MS = 5_000
+
 export type PublisherOptions = {
   /** Addresses of an earlier publisher, to take its place. */
   readonly at?: { readonly events: string; readonly replay: string }
@@ -40,8 +42,8 @@ export type TestPublisher = {
 export async function startPublisher({ at, replay = 'vllm' }: PublisherOptions = {}): Promise<TestPublisher> {
   const publisher = new XPublisher({ context, linger: LINGER_MS })
   const router = new Router({ context, linger: LINGER_MS })
-  await publisher.bind(at?.events ?? 'tcp://127.0.0.1:0')
-  await router.bind(at?.replay ?? 'tcp://127.0.0.1:0')
+  await bindOnceFree(publisher, at?.events)
+  await bindOnceFree(router, at?.replay)
   const kept: { readonly seq: number; readonly payload: Uint8Array }[] = []
   const asked: number[] = []
   let next = 0
@@ -98,6 +100,19 @@ export async function startPublisher({ at, replay = 'vllm' }: PublisherOptions =
       publisher.close()
       router.close()
     },
+  }
+}
+
+/** libzmq gives an address back some time after the socket that had it was closed. */
+async function bindOnceFree(socket: XPublisher | Router, address = 'tcp://127.0.0.1:0'): Promise<void> {
+  const deadlineMs = performance.now() + FREE_WITHIN_MS
+  for (;;) {
+    try {
+      return await socket.bind(address)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || performance.now() > deadlineMs) throw error
+      await new Promise(setImmediate)
+    }
   }
 }
 
