@@ -280,7 +280,7 @@ function slowParse(page: Buffer): EngineMetrics {
   const lines = page.toString('utf8').split('\n').slice(0, -1)
   for (const line of lines) {
     const label = String.raw`[^{}=,"]+="(?:[^"\\]|\\.)*"`
-    const whole = new RegExp(String.raw`^vllm:(\w+)(?:\{((?:${label},?)*)\})?[ \t]+([^ \t\r]+)(?:[ \t]+\S+)?\r?$`)
+    const whole = new RegExp(String.raw`^vllm:(\w+)(?:\{((?:${label},?)*)\})?[ \t]+([^ \t\r]+)(?:[ \t]+\S+)?\r*$`)
     const match = whole.exec(line)
     if (!match) continue
     const [, series = '', labelText = '', number] = match
