@@ -1,6 +1,7 @@
 // The program: one entry, several commands. The only reader of process.env and argv; wires, starts, drains.
 import { isIP } from 'node:net'
-import { ADMIN_PORT_DEFAULT, LOG_LEVELS, loadRouterConfig } from './config.ts'
+import { ADMIN_PORT_DEFAULT, loadRouterConfig } from './config.ts'
+import { LOG_LEVELS } from './config-file.ts'
 import {
   choice,
   describeFlags,

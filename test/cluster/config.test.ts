@@ -2,7 +2,8 @@ import { mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { loadRouterConfig, parseConfigText } from '../../cluster/config.ts'
+import { loadRouterConfig } from '../../cluster/config.ts'
+import { parseConfigText } from '../../cluster/config-file.ts'
 import { UserError } from '../../cluster/user-error.ts'
 
 const error = (text: string) => {

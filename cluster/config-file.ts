@@ -1,0 +1,207 @@
+// The configuration file: its settings and their defaults, read from YAML that may stand inside a ConfigMap. Every error
+// names the line and what was expected there.
+import * as v from 'valibot'
+import { type Document, isNode, isScalar, LineCounter, parseDocument, visit } from 'yaml'
+import { endpointIdOf } from './endpoints/endpoint.ts'
+import { isEventsAddress } from './kv/sources.ts'
+import { FILTERS, PICKERS, SCORERS } from './scheduling/profile.ts'
+import { UserError } from './user-error.ts'
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
+/** What the edge accepts, and room for what it adds. */
+const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024
+const BODIES_BYTES_DEFAULT = 1024 * 1024 * 1024
+
+/** What Node's timers take; beyond it they fire at once. Half of it, because some are doubled. */
+const TIMEOUT_MS_MAX = 2 ** 30
+
+/** The sum of all is a number still. */
+const WEIGHT_MAX = 1e9
+
+const milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(TIMEOUT_MS_MAX))
+const count = v.pipe(v.number(), v.integer(), v.minValue(0))
+const port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535))
+const labels = v.record(v.string(), v.string())
+const origin = v.pipe(
+  v.string(),
+  v.check((text) => originOf(text) !== undefined, 'expected an URL like http://10.0.0.7:8000, without a path'),
+)
+const eventsAddress = v.pipe(v.string(), v.check(isEventsAddress, 'expected an address like tcp://*:5557'))
+
+const namesOf = <T extends object>(table: T): [keyof T & string, ...(keyof T & string)[]] =>
+  Object.keys(table) as [keyof T & string, ...(keyof T & string)[]]
+
+/** Endpoints that are listed twice: the later one is where the mistake is seen. */
+function refuseTwice(rows: readonly { readonly url: string }[], addIssue: v.RawCheckAddIssue<unknown>): void {
+  const ids = rows.map(({ url }) => endpointIdOf(new URL(url)))
+  ids.forEach((id, key) => {
+    if (ids.indexOf(id) === key) return
+    const path = [{ type: 'array', origin: 'value', input: [...rows], key, value: rows[key] }] as const
+    addIssue({ message: `endpoint ${id} is listed twice`, path: [...path] })
+  })
+}
+
+const ConfigFile = v.strictObject({
+  host: v.optional(v.string()),
+  port: v.optional(port),
+  admin: v.optional(v.strictObject({ host: v.optional(v.string()), port: v.optional(port) })),
+  logLevel: v.optional(v.picklist(LOG_LEVELS)),
+  edgeKeys: v.optional(v.string()),
+  allowUnsigned: v.optional(v.boolean()),
+  endpoints: v.optional(
+    v.pipe(
+      v.array(
+        v.strictObject({
+          url: origin,
+          role: v.optional(v.picklist(['prefill', 'decode', 'both'])),
+          labels: v.optional(labels),
+          apiKey: v.optional(v.string()),
+          ca: v.optional(v.string()),
+          events: v.optional(eventsAddress),
+          replay: v.optional(eventsAddress),
+        }),
+      ),
+      v.rawCheck(({ dataset, addIssue }) => {
+        if (dataset.typed) refuseTwice(dataset.value, addIssue)
+      }),
+    ),
+  ),
+  filters: v.optional(
+    v.array(
+      v.strictObject({
+        name: v.picklist(namesOf(FILTERS)),
+        enabled: v.optional(v.boolean()),
+        labels: v.optional(labels),
+      }),
+    ),
+  ),
+  scorers: v.optional(
+    v.array(
+      v.strictObject({
+        name: v.picklist(namesOf(SCORERS)),
+        enabled: v.optional(v.boolean()),
+        weight: v.pipe(v.number(), v.minValue(0), v.maxValue(WEIGHT_MAX)),
+        // A KV-Cache Manager that the cache scorer asks before the index in this process.
+        endpoint: v.optional(origin),
+      }),
+    ),
+  ),
+  kvManager: v.optional(origin),
+  loadMonitor: v.optional(origin),
+  picker: v.optional(v.picklist(namesOf(PICKERS))),
+  seed: v.optional(v.pipe(v.number(), v.integer())),
+  limits: v.optional(
+    v.strictObject({
+      inFlight: v.optional(v.pipe(count, v.minValue(1)), 4_096),
+      waiting: v.optional(count, 1_024),
+      waitMs: v.optional(milliseconds, 10_000),
+      bodyBytes: v.optional(v.pipe(count, v.minValue(1)), BODY_BYTES_DEFAULT),
+      bodiesBytes: v.optional(v.pipe(count, v.minValue(1)), BODIES_BYTES_DEFAULT),
+    }),
+    {},
+  ),
+  timeouts: v.optional(
+    v.strictObject({
+      headerMs: v.optional(milliseconds, 30_000),
+      firstByteMs: v.optional(milliseconds, 600_000),
+      idleMs: v.optional(milliseconds, 120_000),
+      totalMs: v.optional(milliseconds, 3_600_000),
+      drainNoticeMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(TIMEOUT_MS_MAX))),
+      drainMs: v.optional(milliseconds, 30_000),
+      tokenizeMs: v.optional(milliseconds, 1_000),
+    }),
+    {},
+  ),
+})
+export type ConfigFile = v.InferOutput<typeof ConfigFile>
+
+/**
+ * Parses the text of a configuration file, or of a ConfigMap that holds one under `data: config.yaml`; `file` only names
+ * it in errors. Throws UserError.
+ */
+export function parseConfigText(text: string, file: string): ConfigFile {
+  return parseSettings(text, file, 0)
+}
+
+/** @param linesBefore of the file, above this text. */
+function parseSettings(text: string, file: string, linesBefore: number): ConfigFile {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines })
+  const at = (line: number | undefined): string => `${file}:${(line ?? 1) + linesBefore}`
+  const lineOf = (node: unknown): number | undefined => {
+    const offset = isNode(node) ? node.range?.[0] : undefined
+    return offset === undefined ? undefined : lines.linePos(offset).line
+  }
+  const [syntaxError] = document.errors
+  if (syntaxError) {
+    const what = firstLine(syntaxError.message).replace(/ at line \d+, column \d+:$/, '')
+    throw new UserError(`${at(syntaxError.linePos?.[0].line)}: ${what}`)
+  }
+  let content: unknown
+  try {
+    content = document.toJS() ?? {}
+  } catch (error) {
+    throw new UserError(`${at(lineOf(unresolvedAlias(document)))}: ${firstLine((error as Error).message)}`)
+  }
+  if (Array.isArray(content) || typeof content !== 'object') {
+    throw new UserError(`${at(1)}: the file: expected settings by name, like \`port: 8000\``)
+  }
+  if (linesBefore === 0 && (content as { kind?: unknown }).kind === 'ConfigMap') {
+    const inner = document.getIn(['data', CONFIG_MAP_KEY], true)
+    const innerText: unknown = isScalar(inner) ? inner.value : undefined
+    if (typeof innerText !== 'string') {
+      throw new UserError(`${at(1)}: this ConfigMap has no \`${CONFIG_MAP_KEY}\` under data`)
+    }
+    // The text of a block scalar begins on the line after its `|`.
+    return parseSettings(innerText, file, lineOf(inner) ?? 0)
+  }
+  const parsed = v.safeParse(ConfigFile, content)
+  if (parsed.success) return parsed.output
+  const [issue] = parsed.issues
+  const path = (issue.path ?? []).map((step) => step.key as string | number)
+  // An unknown key has no value to point at: the object that holds it has.
+  const node = document.getIn(path, true) ?? document.getIn(path.slice(0, -1), true)
+  throw new UserError(`${at(lineOf(node))}: ${pathInWords(path)}: ${expectation(issue)}`)
+}
+
+/** Parsing lets it pass: only a use of it fails. */
+function unresolvedAlias(document: Document): unknown {
+  let found: unknown
+  visit(document, {
+    Alias(_, alias) {
+      if (alias.resolve(document) !== undefined) return undefined
+      found = alias
+      return visit.BREAK
+    },
+  })
+  return found
+}
+
+/** As the guide's ConfigMap names it. */
+const CONFIG_MAP_KEY = 'config.yaml'
+
+function expectation(issue: v.BaseIssue<unknown>): string {
+  if (issue.type === 'check' || issue.type === 'raw_check') return issue.message
+  if (issue.type === 'strict_object' && issue.expected === 'never') return 'there is no such setting'
+  if (issue.type === 'strict_object' && issue.received === 'undefined') return 'is missing'
+  const expected = (issue.expected ?? issue.message).replaceAll(/[()"]/g, '').replaceAll(' | ', ', ')
+  return `expected ${issue.type === 'picklist' ? `one of ${expected}` : expected}, got ${issue.received}`
+}
+
+function pathInWords(path: readonly (string | number)[]): string {
+  if (path.length === 0) return 'the file'
+  return path.map((step, depth) => (typeof step === 'number' ? `[${step}]` : depth === 0 ? step : `.${step}`)).join('')
+}
+
+/** Undefined for anything but scheme and authority. */
+export function originOf(text: string): URL | undefined {
+  if (!URL.canParse(text)) return undefined
+  const url = new URL(text)
+  const bare = url.pathname === '/' && url.search === '' && url.hash === '' && url.username === ''
+  return bare && (url.protocol === 'http:' || url.protocol === 'https:') ? url : undefined
+}
+
+function firstLine(text: string): string {
+  return text.split('\n')[0] ?? text
+}
