@@ -34,11 +34,15 @@ const namesOf = <T extends object>(table: T): [keyof T & string, ...(keyof T & s
 
 /** Endpoints that are listed twice: the later one is where the mistake is seen. */
 function refuseTwice(rows: readonly { readonly url: string }[], addIssue: v.RawCheckAddIssue<unknown>): void {
-  const ids = rows.map(({ url }) => endpointIdOf(new URL(url)))
-  ids.forEach((id, key) => {
-    if (ids.indexOf(id) === key) return
-    const path = [{ type: 'array', origin: 'value', input: [...rows], key, value: rows[key] }] as const
-    addIssue({ message: `endpoint ${id} is listed twice`, path: [...path] })
+  const seen = new Set<string>()
+  rows.forEach((value, key) => {
+    const url = originOf(value.url)
+    // Rows with another fault come here too.
+    if (url === undefined) return
+    const id = endpointIdOf(url)
+    const path = [{ type: 'array', origin: 'value', input: [...rows], key, value }] as const
+    if (seen.has(id)) addIssue({ message: `endpoint ${id} is listed twice`, path: [...path] })
+    seen.add(id)
   })
 }
 

@@ -25,6 +25,10 @@ describe('a mistake in the configuration is one line that names place and fix', 
     ['port: 8000\nprot: 1\n', 'router.yaml:2: prot: there is no such setting'],
     ['limits:\n  waiting: -1\n', 'router.yaml:2: limits.waiting: expected >=0, got -1'],
     [
+      'endpoints:\n  - url: http://a:1\n  - url: nonsense\n  - url: nonsense\n',
+      'router.yaml:3: endpoints[1].url: expected an URL like http://10.0.0.7:8000, without a path',
+    ],
+    [
       'endpoints:\n  - url: a:1/x\n',
       'router.yaml:2: endpoints[0].url: expected an URL like http://10.0.0.7:8000, without a path',
     ],
