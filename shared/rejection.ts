@@ -91,11 +91,6 @@ export function rejectionToHttp(rejection: Rejection, shape: ErrorShape): HttpRe
   return { status, headers, body: JSON.stringify(body) }
 }
 
-/** The status that a reason is told with. */
-export function rejectionStatus(reason: RejectionReason): number {
-  return TERMS[reason].status
-}
-
 /**
  * A failure after the first byte, as the last event of a stream: the status is long sent, so the client must see an
  * error frame, and never the dialect's normal end. The OpenAI SDK throws on `data: {"error": …}`; clients of

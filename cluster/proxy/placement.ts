@@ -79,7 +79,7 @@ export function destinationsOf(
 }
 
 /** vLLM's, between the ranks of one server. */
-export const RANK_HEADER = 'x-data-parallel-rank'
+const RANK_HEADER = 'x-data-parallel-rank'
 
 /**
  * Built from an allow-list: routing headers, whoever sent them, never reach an engine. The decision's id goes along as

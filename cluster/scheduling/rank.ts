@@ -6,9 +6,9 @@ import type { EndpointPrefix } from '../kv/prefix-match.ts'
  * Prompt tokens that one rank must have beyond another before it is named: what a template or a short system prompt fills
  * is soon in all of them.
  */
-export const RANK_GAIN_TOKENS = 512
+const RANK_GAIN_TOKENS = 512
 /** A rank is overloaded beyond twice its share of the endpoint's requests and these. */
-export const RANK_OVERLOAD = 8
+const RANK_OVERLOAD = 8
 
 export type RankChoice = {
   /** Undefined: the server chooses. */
