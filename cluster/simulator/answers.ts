@@ -3,6 +3,7 @@
 import type { Logprobs } from './logprobs.ts'
 import type { GenerationRequest } from './request.ts'
 import type { Finish, PromptCaching } from './sequence.ts'
+import { readCall, readCallDelta } from './tool-answer.ts'
 
 export type AnswerHead = {
   readonly id: string
@@ -105,12 +106,17 @@ function textTokens(request: GenerationRequest, { index }: Choice, said: readonl
 function chatChoice(request: GenerationRequest, choice: Choice, logprobs: Logprobs | undefined): unknown {
   const { tool } = request
   const { index, text, tokenIds, finish, toolCallId } = choice
-  const call = tool && { id: toolCallId, type: 'function', function: { name: tool.name, arguments: text } }
+  const read = tool && readCall(tool, text)
+  const call = read?.isComplete && {
+    id: toolCallId,
+    type: 'function',
+    function: { name: tool?.name, arguments: read.argumentsJson },
+  }
   return {
     index,
     message: {
       role: 'assistant',
-      content: tool ? '' : text,
+      content: call ? '' : text,
       refusal: null,
       annotations: null,
       audio: null,
@@ -119,16 +125,19 @@ function chatChoice(request: GenerationRequest, choice: Choice, logprobs: Logpro
       reasoning: null,
     },
     logprobs: logprobs?.chat(tokenIds, 0) ?? null,
-    finish_reason: finish ? chatFinishReason(request, finish) : null,
+    finish_reason: finish ? chatFinishReason(request, finish, true) : null,
     stop_reason: finish?.stopReason ?? null,
     token_ids: request.returnTokenIds ? tokenIds : null,
     routed_experts: null,
   }
 }
 
-/** Only a call demanded by "required" ends with "tool_calls": one demanded by name ends as the text of it did. */
-function chatFinishReason({ tool }: GenerationRequest, { reason }: Finish): string {
-  return tool && !tool.named && reason === 'stop' ? 'tool_calls' : reason
+/**
+ * Only a call demanded by "required" ends with "tool_calls": one demanded by name ends as the text of it did. A stream must
+ * have told of a call as well.
+ */
+function chatFinishReason({ tool }: GenerationRequest, { reason }: Finish, told: boolean): string {
+  return tool && !tool.named && told && reason === 'stop' ? 'tool_calls' : reason
 }
 
 function promptOfChoice({ prompts, n }: GenerationRequest, index: number): readonly number[] | undefined {
@@ -159,8 +168,9 @@ export type StreamedToken = {
 export type StreamWriter = {
   /** What a choice begins with; empty when nothing comes before its first token. */
   readonly opening: (choice: Choice) => string
+  /** Empty when there is nothing to tell of it. */
   readonly token: (token: StreamedToken) => string
-  readonly usage: (usage: UsageCounts) => string
+  readonly end: (usage: UsageCounts) => string
 }
 
 /** Writes a request's stream in its API's shape. */
@@ -193,9 +203,11 @@ export function createStreamWriter(
       const usage = usageSoFar(token.choice, token.completionTokens)
       // The fingerprint comes once, in the stream's last chunk.
       const end = token.last && !request.includeUsage ? fingerprint : ''
-      return `${start}${choiceOf(request, token, logprobsOf(token))}]${usage}${end}}\n\n`
+      const choice = choiceOf(request, token, logprobsOf(token))
+      return choice === undefined ? '' : `${start}${choice}]${usage}${end}}\n\n`
     },
-    usage: (usage) => {
+    end: (usage) => {
+      if (!request.includeUsage) return STREAM_END
       const { cachedTokens, createdTokens } = usage.caching
       const counts = {
         ...usageCounts(usage),
@@ -206,7 +218,7 @@ export function createStreamWriter(
           },
         }),
       }
-      return `${start}],"usage":${JSON.stringify(counts)}${fingerprint}}\n\n`
+      return `${start}],"usage":${JSON.stringify(counts)}${fingerprint}}\n\n${STREAM_END}`
     },
   }
 }
@@ -226,21 +238,29 @@ function createLogprobsWriter(request: GenerationRequest, logprobs: Logprobs): (
   }
 }
 
-function chatChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {
+/** Undefined where a token only leads to a call, and nobody asked for the tokens themselves. */
+function chatChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string | undefined {
   const { choice, finish, tokenId } = token
+  const delta = chatDelta(request, token)
+  if (delta === '{}' && !finish && logprobs === 'null' && !request.returnTokenIds) return undefined
   const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
+  const told = request.tool !== undefined && readCall(request.tool, choice.text).isNamed
   const ending = finish
-    ? `"finish_reason":"${chatFinishReason(request, finish)}","stop_reason":${JSON.stringify(finish.stopReason)}`
+    ? `"finish_reason":"${chatFinishReason(request, finish, told)}","stop_reason":${JSON.stringify(finish.stopReason)}`
     : '"finish_reason":null'
-  return `{"index":${choice.index},"delta":${chatDelta(request, token)},"logprobs":${logprobs},${ending},"token_ids":${ids}}`
+  return `{"index":${choice.index},"delta":${delta},"logprobs":${logprobs},${ending},"token_ids":${ids}}`
 }
 
-function chatDelta({ tool }: GenerationRequest, { choice, text, first, finish }: StreamedToken): string {
+function chatDelta({ tool }: GenerationRequest, { choice, text }: StreamedToken): string {
   if (!tool) return `{"content":${JSON.stringify(text)}}`
-  if (finish && text === '' && !first) return '{}'
-  if (!first) return `{"tool_calls":[{"index":0,"function":{"arguments":${JSON.stringify(text)}}}]}`
-  const called = JSON.stringify({ name: tool.name, arguments: text })
-  return `{"tool_calls":[{"id":"${choice.toolCallId}","type":"function","index":0,"function":${called}}]}`
+  const { startsNow, argumentsJson } = readCallDelta(tool, choice.text, text.length)
+  const calls: string[] = []
+  if (startsNow) {
+    const called = JSON.stringify({ name: tool.name })
+    calls.push(`{"id":"${choice.toolCallId}","type":"function","index":0,"function":${called}}`)
+  }
+  if (argumentsJson !== '') calls.push(`{"index":0,"function":{"arguments":${JSON.stringify(argumentsJson)}}}`)
+  return calls.length === 0 ? '{}' : `{"content":null,"tool_calls":[${calls.join(',')}]}`
 }
 
 function completionChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {

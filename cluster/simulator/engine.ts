@@ -317,12 +317,14 @@ export class Engine {
       sequence.createdTokens = Math.max(0, cachedNow - cachedTokens)
     }
     const utterance = request.speak(outputTokenIds.length + 1 >= request.maxTokens)
-    outputTokenIds.push(utterance.tokenId)
+    const isToken = request.isPooled !== true
+    if (isToken) outputTokenIds.push(utterance.tokenId)
     sequence.firstTokenAtMs ??= atMs
     sequence.lastTokenAtMs = atMs
     return {
       id: request.id,
       utterance,
+      isToken,
       atMs,
       timeToFirstTokenMs: lastTokenAtMs === undefined ? atMs - arrivedAtMs : undefined,
       interTokenMs: lastTokenAtMs === undefined ? undefined : atMs - lastTokenAtMs,

@@ -10,6 +10,9 @@ export class ApiError {
   }
 }
 
+/** Of schema validation, unlike vLLM's own BadRequestError. */
+const VALIDATION_TYPE = 'Bad Request'
+
 export const NOT_FOUND = new ApiError(404, { detail: 'Not Found' })
 export const METHOD_NOT_ALLOWED = new ApiError(405, { detail: 'Method Not Allowed' })
 /** The one body whose `error` is a string. */
@@ -33,7 +36,9 @@ export function badRequest(message: string, param?: string, value?: string): Api
   return openAiError(400, 'BadRequestError', `${message} ${suffix}`, param)
 }
 
-export function modelNotFound(model: string, models: readonly string[]): ApiError {
+/** Without `models`, as servers of embeddings say it. */
+export function modelNotFound(model: string, models?: readonly string[]): ApiError {
+  if (!models) return openAiError(404, 'NotFoundError', `The model \`${model}\` does not exist.`)
   const message = `The model \`${model}\` does not exist. Valid aliases: ${models.join(', ')}.`
   return openAiError(404, 'NotFoundError', message, 'model')
 }
@@ -69,16 +74,56 @@ export type Issue = {
   readonly ctx?: string
   /** What would have been right, where only some values are. */
   readonly expected?: string
+  /** The context as Python prints it, where it is neither of the two. */
+  readonly context?: string
+}
+
+/** Findings told of one body: each takes more room than what it was found in. */
+const ISSUES_MAX = 256
+
+/** The findings in a list's items, as long as there are not too many. `place` tells of an item's index. */
+export function issuesIn(
+  items: readonly unknown[],
+  place: (index: number) => string,
+  find: (item: unknown, loc: string) => readonly Issue[],
+): readonly Issue[] {
+  const issues: Issue[] = []
+  for (const [index, item] of items.entries()) {
+    if (issues.length >= ISSUES_MAX) break
+    issues.push(...find(item, place(index)))
+  }
+  return issues
 }
 
 /** All findings as the one message that vLLM makes of them; `param` is the first place. */
 export function validationError(issues: readonly Issue[]): ApiError {
-  const lines = issues.map(({ type, loc, msg, input, ctx, expected }) => {
-    const context = contextOf('error', ctx) + contextOf('expected', expected)
+  const lines = issues.slice(0, ISSUES_MAX).map(({ type, loc, msg, input, ctx, expected, context: printed }) => {
+    const told = contextOf('error', ctx) + contextOf('expected', expected)
+    const context = printed === undefined ? told : `, 'ctx': {${printed}}`
     return `  {'type': '${type}', 'loc': '${loc}', 'msg': ${pythonText(msg)}, 'input': ${pythonText(summary(input))}${context}}`
   })
   const count = `${issues.length} validation error${issues.length === 1 ? '' : 's'}`
-  return openAiError(400, 'Bad Request', `${count}:\n${lines.join('\n')}`, issues[0]?.loc ?? null)
+  return openAiError(400, VALIDATION_TYPE, `${count}:\n${lines.join('\n')}`, issues[0]?.loc ?? null)
+}
+
+/** The finding that a value is none of those allowed. */
+export function literalIssue(loc: string, input: unknown, allowed: readonly string[]): Issue {
+  const quoted = allowed.map((one) => `'${one}'`)
+  const expected = `${quoted.slice(0, -1).join(', ')} or ${quoted.at(-1)}`
+  return { type: 'literal_error', loc, msg: `Input should be ${expected}`, input, expected }
+}
+
+/** The finding of a rule of vLLM's own. */
+export function valueIssue(loc: string, message: string, input: unknown): Issue {
+  const context = `'error': ValueError(${pythonText(message)})`
+  return { type: 'value_error', loc, msg: `Value error, ${message}`, input, context }
+}
+
+/** A refusal as the Anthropic dialect words it; what schema validation finds keeps its own words there too. */
+export function anthropicError({ status, body }: ApiError): ApiError {
+  const { error } = body as { readonly error: { readonly type: string; readonly message: string } }
+  if (error.type === VALIDATION_TYPE) return new ApiError(status, body)
+  return new ApiError(status, { type: 'error', error: { type: error.type, message: error.message } })
 }
 
 function contextOf(name: string, text: string | undefined): string {
@@ -87,7 +132,7 @@ function contextOf(name: string, text: string | undefined): string {
 
 export function unsupportedMediaType(): ApiError {
   const message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
-  return openAiError(400, 'Bad Request', message)
+  return openAiError(400, VALIDATION_TYPE, message)
 }
 
 function summary(input: unknown): string {
@@ -99,7 +144,7 @@ function summary(input: unknown): string {
 }
 
 /** Python's repr of a string, quotes chosen as it chooses them. */
-function pythonText(text: string): string {
+export function pythonText(text: string): string {
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'"
   const escaped = text.replaceAll('\\', '\\\\').replaceAll('\n', '\\n').replaceAll('\t', '\\t')
   return quote === "'" ? `'${escaped.replaceAll("'", "\\'")}'` : `"${escaped}"`

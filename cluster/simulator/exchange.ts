@@ -1,4 +1,4 @@
-// One chat or completion over HTTP, from the request that was understood to the last byte of its answer or the client's
+// One chat, completion or message over HTTP, from the request that was understood to the last byte of its answer or the client's
 // going away.
 import { randomBytes } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
@@ -11,9 +11,10 @@ import {
   type StreamWriter,
   type UsageCounts,
 } from './answers.ts'
-import { ENGINE_FAILED } from './errors.ts'
+import { anthropicError, ENGINE_FAILED } from './errors.ts'
 import { createGeneration, type GenerationDeps } from './generation.ts'
 import { createLogprobs } from './logprobs.ts'
+import { createMessageWriter, MESSAGE_FAILURE_EVENT, messageBody } from './message-answer.ts'
 import { cutOff, writeOrDrop } from './reader.ts'
 import type { GenerationRequest } from './request.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -26,7 +27,8 @@ export function serveGeneration(
   loadHeader: () => string | undefined,
   res: ServerResponse,
 ): void {
-  const prefix = request.api === 'chat' ? 'chatcmpl' : 'cmpl'
+  const prefix = request.api === 'completion' ? 'cmpl' : 'chatcmpl'
+  const isMessage = request.api === 'message'
   const head = {
     id: `${prefix}-${requestId ?? request.requestId ?? randomBytes(8).toString('hex')}`,
     createdSeconds: Math.floor(Date.now() / 1000),
@@ -42,16 +44,27 @@ export function serveGeneration(
       const load = loadHeader()
       if (load !== undefined) res.setHeader('endpoint-load-metrics', load)
       if (request.tool) deps.metrics.recordToolParser('non_streaming', 'tool_call', 'chat_completions')
-      sendJson(res, 200, answerBody(head, request, choices, usage, logprobs))
+      sendJson(
+        res,
+        200,
+        isMessage ? messageBody(head, request, choices, usage) : answerBody(head, request, choices, usage, logprobs),
+      )
     },
     failed: (how) => {
       if (how === 'died') cutOff(res)
+      else if (isMessage) sendMessageFailure(res)
       else sendFailure(res)
     },
   })
   const { choices } = generation
   const streaming = request.stream
-    ? createStreaming(deps, request, choices, createStreamWriter(head, request, logprobs), res)
+    ? createStreaming(
+        deps,
+        request,
+        choices,
+        isMessage ? createMessageWriter(head, request) : createStreamWriter(head, request, logprobs),
+        res,
+      )
     : undefined
   // A client that goes away before its last byte wants no more tokens.
   res.on('close', generation.stop)
@@ -93,10 +106,10 @@ function createStreaming(
         completionTokens: choice.tokenIds.length,
       })
       if (request.tool) deps.metrics.recordToolParser('streaming', 'tool_call', 'chat_completions')
-      writeOrDrop(res, bytes)
+      if (bytes !== '') writeOrDrop(res, bytes)
     },
     end: (usage) => {
-      res.end(request.includeUsage ? writer.usage(usage) + STREAM_END : STREAM_END)
+      res.end(writer.end(usage))
     },
   }
 }
@@ -116,6 +129,13 @@ export function sendFailure(res: ServerResponse): void {
   if (res.writableEnded) return
   if (res.headersSent) res.end(errorEvent(ENGINE_FAILED.body) + STREAM_END)
   else sendJson(res, ENGINE_FAILED.status, ENGINE_FAILED.body)
+}
+
+/** The same for messages, whose streams end with the failure. */
+function sendMessageFailure(res: ServerResponse): void {
+  if (res.headersSent) return void res.end(MESSAGE_FAILURE_EVENT)
+  const { status, body } = anthropicError(ENGINE_FAILED)
+  sendJson(res, status, body)
 }
 
 export function sendJson(res: ServerResponse, status: number, body: unknown): void {

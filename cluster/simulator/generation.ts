@@ -78,11 +78,11 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     return true
   }
 
-  const hear = (choice: Choice, { id, utterance, caching: found }: Emission) => {
+  const hear = (choice: Choice, { id, utterance, isToken, caching: found }: Emission) => {
     if (meetsFault()) return
     if (utterance.finish?.reason === 'error') return fail('error')
     tokens++
-    choice.tokenIds.push(utterance.tokenId)
+    if (isToken) choice.tokenIds.push(utterance.tokenId)
     choice.finish = utterance.finish
     // A stream tells what its first token brought, any other answer what the choice that ended last did.
     if (caching === undefined || !request.stream) caching = found
@@ -96,7 +96,8 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
       meetsFault()
       return
     }
-    deps.metrics.recordRequest(request.n, Math.max(...choices.map(({ tokenIds }) => tokenIds.length)))
+    if (request.api === 'embedding') for (const _ of choices) deps.metrics.recordRequest(1, 0)
+    else deps.metrics.recordRequest(request.n, Math.max(...choices.map(({ tokenIds }) => tokenIds.length)))
     to.done(usageOf(deps, request, choices, caching))
   }
 
@@ -134,6 +135,16 @@ function sequencesOf(deps: GenerationDeps, request: GenerationRequest): readonly
   const { tokenizer } = deps
   const key = randomBytes(8).toString('hex')
   const scriptIds = request.script === undefined ? undefined : tokenizer.encode(request.script, false)
+  if (request.api === 'embedding') {
+    return request.prompts.map(({ tokenIds }, promptIndex) => ({
+      id: `${key}-${promptIndex}`,
+      promptTokenIds: tokenIds,
+      maxTokens: 0,
+      isPooled: true,
+      cacheSalt: request.cacheSalt,
+      speak: () => ({ tokenId: tokenizer.endOfTextId, text: '', finish: { reason: 'stop', stopReason: null } }),
+    }))
+  }
   return request.prompts.flatMap(({ tokenIds, maxTokens }, promptIndex) => {
     const promptSeed = seedOf(tokenIds)
     return Array.from({ length: request.n }, (_, choice) => {

@@ -97,9 +97,11 @@ export class EngineMetrics {
   recordStep({ emissions, finished }: StepResult): void {
     const { iterationTokens, timeToFirstToken, interToken } = this.#histograms
     let tokens = 0
-    for (const { timeToFirstTokenMs, interTokenMs, promptTokens, caching } of emissions) {
-      tokens++
-      this.#generationTokens++
+    for (const { isToken, timeToFirstTokenMs, interTokenMs, promptTokens, caching } of emissions) {
+      if (isToken) {
+        tokens++
+        this.#generationTokens++
+      }
       if (timeToFirstTokenMs !== undefined) {
         // A prompt counts as a whole in the step that ends its prefill, however many steps it took.
         tokens += promptTokens - caching.cachedTokens
@@ -119,7 +121,7 @@ export class EngineMetrics {
     this.#finished.set(reason, this.finishedWith(reason) + 1)
     histograms.promptTokens.observe(promptTokens)
     histograms.generationTokens.observe(outputTokens)
-    histograms.maxTokens.observe(maxTokens)
+    if (maxTokens > 0) histograms.maxTokens.observe(maxTokens)
     histograms.preemptions.observe(preemptions)
     histograms.endToEnd.observe(seconds(finishedAtMs - arrivedAtMs))
     if (scheduledAtMs === undefined || firstTokenAtMs === undefined || lastTokenAtMs === undefined) return

@@ -4,7 +4,14 @@ import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers'
 import { UserError } from '../user-error.ts'
-import { type ChatEncoding, type ChatMessage, contentText, TemplateError, type Tokenizer } from './tokenizer.ts'
+import {
+  type ChatEncoding,
+  type ChatMessage,
+  callArguments,
+  contentText,
+  TemplateError,
+  type Tokenizer,
+} from './tokenizer.ts'
 
 type TokenizerConfig = {
   readonly chat_template?: string | readonly { readonly name: string; readonly template: string }[]
@@ -77,7 +84,6 @@ function createRenderer(directory: string, config: TokenizerConfig): Render {
   // A template that walks `content` wants its parts; any other one wants a text.
   const walksContent = /\bfor\s+\w+\s+in\s+\w+(\.content|\[\s*['"]content['"]\s*\])/.test(source)
   return (messages, tools, { addGenerationPrompt, continueFinalMessage, templateVariables }) => {
-    // Fails by itself for arguments that are no JSON.
     const prepared = messages.map((message) => prepare(message, walksContent))
     let text: string
     try {
@@ -114,16 +120,11 @@ function prepare(message: ChatMessage, walksContent: boolean): ChatMessage {
   }
 }
 
-/** Callers send a call's arguments as JSON text, templates print them as an object. */
+/** Templates print a call's arguments as an object. */
 function withParsedArguments(call: unknown): unknown {
-  const called = call as { readonly function?: { readonly arguments?: unknown } | null } | null
-  const json = called?.function?.arguments
-  if (typeof json !== 'string') return call
-  try {
-    return { ...called, function: { ...called?.function, arguments: JSON.parse(json === '' ? '{}' : json) } }
-  } catch {
-    throw new TemplateError('The arguments of a tool call in the conversation are not valid JSON.')
-  }
+  const called = (call as { readonly function?: { readonly arguments?: unknown } | null } | null)?.function
+  if (typeof called?.arguments !== 'string') return call
+  return { ...(call as object), function: { ...called, arguments: callArguments(called.arguments) } }
 }
 
 /** What the template put after the final message's text would end the turn that is to go on. */

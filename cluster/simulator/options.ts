@@ -41,7 +41,12 @@ export type SimulatorOptions = {
   readonly hashSeed?: string
   /** Whether answers of /v1/responses are kept (`VLLM_ENABLE_RESPONSES_API_STORE`). */
   readonly responsesStore?: boolean
+  /** `pooling` serves embeddings instead of text (`--runner`). */
+  readonly runner?: Runner
 }
+
+export const RUNNERS = ['generate', 'pooling'] as const
+export type Runner = (typeof RUNNERS)[number]
 
 export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>> &
   Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
@@ -52,6 +57,8 @@ const MAX_MODEL_LEN_DEFAULT = 32_768
 export function settleOptions(options: SimulatorOptions): Settings {
   const { tokenizerDir, apiKey, tls } = options
   const gpu = options.gpu ?? 'h100-8b'
+  const runner = options.runner ?? 'generate'
+  if (!RUNNERS.includes(runner)) throw new UserError(`runner ${runner}: give one of ${RUNNERS.join(', ')}`)
   if (!GPU_NAMES.includes(gpu)) throw new UserError(`gpu ${gpu}: give one of ${GPU_NAMES.join(', ')}`)
   const blockSize = whole('blockSize', options.blockSize ?? 16, 1)
   const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? GPUS[gpu].kvCacheTokens, blockSize)
@@ -91,6 +98,7 @@ export function settleOptions(options: SimulatorOptions): Settings {
     kvReplayPort: whole('kvReplayPort', options.kvReplayPort ?? 0, 0),
     hashSeed: options.hashSeed ?? HASH_SEED_DEFAULT,
     responsesStore: options.responsesStore ?? false,
+    runner,
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(tls === undefined ? {} : { tls }),

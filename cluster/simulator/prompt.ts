@@ -8,6 +8,8 @@ export type ModelLimits = {
   readonly models: readonly string[]
   readonly maxModelLen: number
   readonly tokenizer: Tokenizer
+  /** Whether the chat template wants all that the system says first: later system messages are moved there. */
+  readonly systemFirst: boolean
 }
 
 export type Prompt = { readonly tokenIds: readonly number[]; readonly maxTokens: number }
@@ -17,19 +19,20 @@ export const SEQUENCES_MAX = 1_024
 /** No vocabulary has a longer token, so a longer text is too long whatever its tokens are. */
 export const CHARS_PER_TOKEN_MAX = 256
 
-export function encodeMessages(body: Body, { tokenizer }: ModelLimits, addSpecialTokens: boolean): number[] | ApiError {
+export function encodeMessages(body: Body, limits: ModelLimits, addSpecialTokens: boolean): number[] | ApiError {
+  const { tokenizer } = limits
   const messages = body.messages as readonly unknown[]
   if (messages.length === 0) {
     return badRequest('Cannot apply chat template to an empty conversation. Provide at least one message.')
   }
   for (const [index, message] of messages.entries()) {
-    const refusal = refuseMessage(message, index)
+    const refusal = refuseMessage(message, index, limits)
     if (refusal) return refusal
   }
   try {
     return tokenizer.encodeChat(
       messages as readonly ChatMessage[],
-      (body.tools ?? undefined) as unknown[] | undefined,
+      Array.isArray(body.tools) ? body.tools.map(templateTool) : undefined,
       {
         addGenerationPrompt: body.add_generation_prompt !== false,
         continueFinalMessage: body.continue_final_message === true,
@@ -43,6 +46,22 @@ export function encodeMessages(body: Body, { tokenizer }: ModelLimits, addSpecia
   }
 }
 
+/** A tool as vLLM's own type of it prints: with these members in this order, whatever else the caller sent. */
+function templateTool(tool: unknown): unknown {
+  const { type, function: described } = (tool ?? {}) as { readonly type?: unknown; readonly function?: Body | null }
+  const { name, description, parameters, strict, defer_loading: deferred } = described ?? {}
+  return {
+    type: type ?? 'function',
+    function: {
+      name,
+      description: description ?? null,
+      parameters: parameters ?? null,
+      ...(strict === undefined || strict === null ? {} : { strict }),
+      ...(deferred === undefined || deferred === null ? {} : { defer_loading: deferred }),
+    },
+  }
+}
+
 /** How long the messages' texts are, whatever else the list may hold. */
 export function charactersOf(messages: unknown): number {
   return (messages as readonly unknown[]).reduce<number>((sum, message) => {
@@ -51,7 +70,7 @@ export function charactersOf(messages: unknown): number {
   }, 0)
 }
 
-function refuseMessage(message: unknown, index: number): ApiError | undefined {
+function refuseMessage(message: unknown, index: number, { models }: ModelLimits): ApiError | undefined {
   const loc = `body.messages.${index}`
   if (typeof message !== 'object' || message === null || Array.isArray(message)) {
     return validationError([{ type: 'dict_type', loc, msg: 'Input should be a valid dictionary', input: message }])
@@ -65,12 +84,8 @@ function refuseMessage(message: unknown, index: number): ApiError | undefined {
       { type: 'string_type', loc: `${loc}.role`, msg: 'Input should be a valid string', input: role },
     ])
   }
-  const media = Array.isArray(content) ? content.map((part) => part?.type).find(isMedia) : undefined
-  if (media !== undefined) {
-    const modality = media.replace(/^input_|_url$/g, '')
-    return badRequest(`At most 0 ${modality}(s) may be provided in one prompt.`)
-  }
-  return undefined
+  const hasMedia = Array.isArray(content) && content.some((part) => isMedia(part?.type))
+  return hasMedia ? badRequest(`${models[0]} is not a multimodal model`) : undefined
 }
 
 function isMedia(type: unknown): type is string {
@@ -115,15 +130,20 @@ export function readPrompt(
 
 /** The refusal of a text that is too long to be counted. */
 export function tooLong({ maxModelLen }: ModelLimits): ApiError {
-  return promptTooLong(maxModelLen, maxModelLen + 1, 'at least ')
+  return promptTooLong(maxModelLen, maxModelLen + 1)
 }
 
-function promptTooLong(maxModelLen: number, counted: number, atLeast: string): ApiError {
+function promptTooLong(maxModelLen: number, counted: number): ApiError {
+  // A text was cut there; vLLM does not ask whether it was one.
+  const atLeast = counted === maxModelLen + 1 ? 'at least ' : ''
   const message = `This model's maximum context length is ${maxModelLen} tokens. However, your prompt contains ${atLeast}${counted} input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt.`
   return badRequest(message, 'input_tokens', String(counted))
 }
 
-/** A text is cut at the limit before it is counted, so its count is a lower bound; given ids are counted exactly. */
+/**
+ * The prompt with as many tokens of answer as were asked for, or as there is room for. A text is cut one past the limit
+ * before it is counted, so its count may be a lower bound.
+ */
 export function fitPrompt(
   tokenIds: readonly number[],
   maxTokens: number | undefined,
@@ -131,22 +151,22 @@ export function fitPrompt(
   exact: boolean,
   maxTokensName = 'max_tokens',
 ): Prompt | ApiError {
-  if (maxTokens !== undefined && maxTokens < 1) {
-    return badRequest(`max_tokens must be at least 1, got ${maxTokens}.`, 'max_tokens', String(maxTokens))
-  }
   if (maxTokens !== undefined && maxTokens > maxModelLen) {
     const message = `${maxTokensName}=${maxTokens} cannot be greater than max_model_len=${maxModelLen}. Please request fewer output tokens.`
     return badRequest(message, maxTokensName, String(maxTokens))
   }
+  const refusal = refuseLength(tokenIds, maxModelLen, exact)
+  if (refusal) return refusal
+  const room = maxModelLen - tokenIds.length
+  const granted = Math.min(maxTokens ?? room, room)
+  if (granted >= 1) return { tokenIds, maxTokens: granted }
+  return badRequest(`max_tokens must be at least 1, got ${granted}.`, 'max_tokens', String(granted))
+}
+
+/** Refuses a prompt that is empty or longer than the context. */
+export function refuseLength(tokenIds: readonly number[], maxModelLen: number, exact: boolean): ApiError | undefined {
   if (tokenIds.length === 0) return badRequest('The decoder prompt cannot be empty')
-  const counted = exact ? tokenIds.length : Math.min(tokenIds.length, maxModelLen + 1)
-  const atLeast = exact ? '' : 'at least '
-  if (counted > maxModelLen || (maxTokens === undefined && counted === maxModelLen)) {
-    return promptTooLong(maxModelLen, counted, atLeast)
-  }
-  if (maxTokens !== undefined && counted + maxTokens > maxModelLen) {
-    const message = `This model's maximum context length is ${maxModelLen} tokens. However, you requested ${maxTokens} output tokens and your prompt contains ${atLeast}${counted} input tokens, for a total of ${atLeast}${counted + maxTokens} tokens. Please reduce the length of the input prompt or the number of requested output tokens.`
-    return badRequest(message, 'input_tokens', String(counted))
-  }
-  return { tokenIds, maxTokens: maxTokens ?? maxModelLen - counted }
+  if (tokenIds.length <= maxModelLen) return undefined
+  const counted = exact ? tokenIds.length : maxModelLen + 1
+  return promptTooLong(maxModelLen, counted)
 }

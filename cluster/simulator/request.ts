@@ -15,11 +15,11 @@ import {
 } from './prompt.ts'
 import { type Body, type MemberType, missing, parseBody } from './schema.ts'
 import { structuredAnswer } from './structured-answer.ts'
-import { type ToolAnswer, toolAnswer } from './tool-answer.ts'
+import { spokenCall, type ToolAnswer, toolAnswer } from './tool-answer.ts'
 
 /** A request that will be served. */
 export type GenerationRequest = {
-  readonly api: 'chat' | 'completion' | 'response'
+  readonly api: 'chat' | 'completion' | 'response' | 'message' | 'embedding'
   readonly model: string
   readonly prompts: readonly Prompt[]
   readonly n: number
@@ -119,7 +119,7 @@ const TOP_LOGPROBS_MAX = 20
 /** Every one is looked for after every token. */
 const STOPS_MAX = 128
 /** It is said again in every chunk. */
-const REQUEST_ID_CHARS_MAX = 1_024
+export const REQUEST_ID_CHARS_MAX = 1_024
 const CACHE_SALT_CHARS_MAX = 128
 /** They would mean something in the storage of caches. */
 const CACHE_SALT_FORBIDDEN = /[@/\\\0]/
@@ -299,6 +299,8 @@ export function complete(body: Body, { models }: ModelLimits, settled: Settled):
   if (topP <= 0 || topP > 1) {
     return badRequest(`top_p must be in (0, 1], got ${pythonFloat(topP)}.`, 'top_p', pythonFloat(topP))
   }
+  const topK = (body.top_k ?? 0) as number
+  if (topK < -1) return badRequest(`top_k must be 0 (disable), or at least 1, got ${topK}.`)
   if (minTokens < 0) return badRequest(`min_tokens must be greater than or equal to 0, got ${minTokens}.`)
   for (const { maxTokens } of settled.prompts) {
     if (minTokens > maxTokens) {
@@ -349,7 +351,7 @@ export function complete(body: Body, { models }: ModelLimits, settled: Settled):
     ignoreEos: body.ignore_eos === true,
     returnTokenIds: body.return_token_ids === true,
     requestId,
-    script: settled.tool?.argumentsJson ?? structured,
+    script: settled.tool ? spokenCall(settled.tool) : structured,
     cacheSalt: (body.cache_salt ?? undefined) as string | undefined,
     ignoreCache: settled.echo && settled.logprobs !== undefined,
     reportHits: (body.vllm_xargs as Body | null | undefined)?.kv_cache_report_mode === 'full',

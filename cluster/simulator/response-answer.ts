@@ -5,6 +5,7 @@ import type { Logprobs } from './logprobs.ts'
 import type { ResponseRequest } from './response-request.ts'
 import type { Body } from './schema.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { readCall, readCallDelta, type ToolAnswer } from './tool-answer.ts'
 
 export type ResponseStatus = 'queued' | 'in_progress' | 'completed' | 'incomplete' | 'cancelled'
 
@@ -83,15 +84,16 @@ export function rawMessage(tokenizer: Tokenizer, tokenIds: readonly number[], te
 
 /** What was said, as the one item of an answer's output; it is the same in a stream and without one. */
 export function createOutputItem(request: ResponseRequest, logprobs: Logprobs | undefined): OutputItem {
-  return request.generation.tool ? callItem(request.generation.tool.name) : messageItem(logprobs)
+  const message = messageItem(logprobs)
+  return request.generation.tool ? callItem(request.generation.tool, message) : message
 }
 
 export type OutputItem = {
-  /** The answer's output once all is said. */
-  readonly items: (choice: Choice) => readonly Body[]
-  /** Events; their numbers are still to be set. */
-  readonly opening: () => readonly Body[]
-  readonly delta: (choice: Choice, text: string) => Body
+  /** The answer's output once all is said; in a stream, what its events told of. */
+  readonly items: (choice: Choice, streamed: boolean) => readonly Body[]
+  /** Events of a token, whose text is the last of the choice's; their numbers are still to be set. */
+  readonly told: (choice: Choice, text: string) => readonly Body[]
+  /** The events after the last token. */
   readonly closing: (choice: Choice) => readonly Body[]
 }
 
@@ -109,48 +111,58 @@ function messageItem(logprobs: Logprobs | undefined): OutputItem {
   const toldOf = (choice: Choice) => (logprobs ? toldLogprobs(logprobs, choice.tokenIds, 0, true) : null)
   const part = (text: string, told: unknown): Body => ({ annotations: [], text, type: 'output_text', logprobs: told })
   const done = (choice: Choice) => item('completed', choice.text === '' ? [] : [part(choice.text, toldOf(choice))])
-  return {
-    items: (choice) => [done(choice)],
-    opening: () => [
-      { item: item('in_progress', []), ...place, sequence_number: -1, type: 'response.output_item.added' },
-      {
-        content_index: 0,
-        item_id: id,
-        ...place,
-        part: part('', []),
-        sequence_number: -1,
-        type: 'response.content_part.added',
-      },
-    ],
-    delta: (choice, text) => ({
+  const opening = (): readonly Body[] => [
+    { item: item('in_progress', []), ...place, sequence_number: -1, type: 'response.output_item.added' },
+    {
       content_index: 0,
-      delta: text,
       item_id: id,
-      logprobs: logprobs ? toldLogprobs(logprobs, choice.tokenIds.slice(-1), choice.tokenIds.length - 1, false) : [],
       ...place,
+      part: part('', []),
       sequence_number: -1,
-      type: 'response.output_text.delta',
-    }),
-    closing: (choice) => [
-      {
+      type: 'response.content_part.added',
+    },
+  ]
+  let isOpen = false
+  return {
+    items: (choice, streamed) => (streamed && !isOpen ? [] : [done(choice)]),
+    told: (choice, text) => {
+      if (text === '') return []
+      const delta = {
         content_index: 0,
+        delta: text,
         item_id: id,
-        logprobs: [],
+        logprobs: logprobs ? toldLogprobs(logprobs, choice.tokenIds.slice(-1), choice.tokenIds.length - 1, false) : [],
         ...place,
         sequence_number: -1,
-        text: choice.text,
-        type: 'response.output_text.done',
-      },
-      {
-        content_index: 0,
-        item_id: id,
-        ...place,
-        part: part(choice.text, toldOf(choice)),
-        sequence_number: -1,
-        type: 'response.content_part.done',
-      },
-      { item: done(choice), ...place, sequence_number: -1, type: 'response.output_item.done' },
-    ],
+        type: 'response.output_text.delta',
+      }
+      const before = isOpen ? [] : opening()
+      isOpen = true
+      return [...before, delta]
+    },
+    closing: (choice) =>
+      isOpen
+        ? [
+            {
+              content_index: 0,
+              item_id: id,
+              logprobs: [],
+              ...place,
+              sequence_number: -1,
+              text: choice.text,
+              type: 'response.output_text.done',
+            },
+            {
+              content_index: 0,
+              item_id: id,
+              ...place,
+              part: part(choice.text, toldOf(choice)),
+              sequence_number: -1,
+              type: 'response.content_part.done',
+            },
+            { item: done(choice), ...place, sequence_number: -1, type: 'response.output_item.done' },
+          ]
+        : [],
   }
 }
 
@@ -168,7 +180,9 @@ function toldLogprobs(logprobs: Logprobs, tokenIds: readonly number[], position:
   return content.map((told) => ({ ...tell(told), top_logprobs: told.top_logprobs?.map(tell) }))
 }
 
-function callItem(name: string): OutputItem {
+/** A call that is cut is one as far as it came in a stream, and a text without one. */
+function callItem(tool: ToolAnswer, message: OutputItem): OutputItem {
+  const { name } = tool
   const id = `fc_${randomBytes(8).toString('hex')}`
   const callId = `chatcmpl-tool-${randomBytes(8).toString('hex')}`
   const item = (status: string, json: string): Body => ({
@@ -184,13 +198,27 @@ function callItem(name: string): OutputItem {
   })
   const place = { output_index: 0, sequence_number: -1 }
   return {
-    items: ({ text }) => [item('completed', text)],
-    opening: () => [{ item: item('in_progress', ''), ...place, type: 'response.output_item.added' }],
-    delta: (_, text) => ({ delta: text, item_id: id, ...place, type: 'response.function_call_arguments.delta' }),
-    closing: ({ text }) => [
-      { arguments: text, item_id: id, ...place, type: 'response.function_call_arguments.done', name },
-      { item: item('completed', text), ...place, type: 'response.output_item.done' },
-    ],
+    items: (choice, streamed) => {
+      const { isNamed, isComplete, argumentsJson } = readCall(tool, choice.text)
+      if (streamed ? isNamed : isComplete) return [item('completed', argumentsJson)]
+      return streamed ? [] : message.items(choice, false)
+    },
+    told: (choice, text) => {
+      const { startsNow, argumentsJson } = readCallDelta(tool, choice.text, text.length)
+      const delta = { item_id: id, ...place, type: 'response.function_call_arguments.delta' }
+      return [
+        ...(startsNow ? [{ item: item('in_progress', ''), ...place, type: 'response.output_item.added' }] : []),
+        ...(argumentsJson === '' ? [] : [{ delta: argumentsJson, ...delta }]),
+      ]
+    },
+    closing: ({ text }) => {
+      const { isNamed, argumentsJson } = readCall(tool, text)
+      if (!isNamed) return []
+      return [
+        { arguments: argumentsJson, item_id: id, ...place, type: 'response.function_call_arguments.done', name },
+        { item: item('completed', argumentsJson), ...place, type: 'response.output_item.done' },
+      ]
+    },
   }
 }
 

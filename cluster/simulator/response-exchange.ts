@@ -36,7 +36,6 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
   const item = createOutputItem(request, logprobs)
   const bodyAt = (status: ResponseStatus) => responseBody(head, request, status, [], undefined)
   const log = background && work.stream ? store?.events.open(head.id) : undefined
-  let opened = false
   let events = 0
   const write = (...told: readonly Body[]) => {
     if (!log) return writeOrDrop(res, told.map((event) => responseEvent(event, events++)).join(''))
@@ -49,7 +48,7 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
     const [choice] = generation.choices
     if (!choice) throw new Error('a response has one choice')
     const status = choice.finish?.reason === 'length' ? 'incomplete' : 'completed'
-    const output = work.stream && !opened ? [] : item.items(choice)
+    const output = item.items(choice, work.stream)
     return responseBody(head, request, status, output, usage, [
       rawMessage(tokenizer, work.prompts[0]?.tokenIds ?? []),
       rawMessage(tokenizer, choice.tokenIds, choice.text),
@@ -62,10 +61,8 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
 
   const generation = createGeneration(deps.generation, work, {
     token: (choice, text) => {
-      if (!work.stream || text === '') return
-      if (!opened) write(...item.opening())
-      opened = true
-      write(item.delta(choice, text))
+      const told = work.stream ? item.told(choice, text) : []
+      if (told.length > 0) write(...told)
     },
     done: (usage) => {
       deps.background.delete(head.id)
@@ -74,8 +71,7 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
       if (work.tool) metrics.recordToolParser(work.stream ? 'streaming' : 'non_streaming', 'tool_call', 'responses')
       if (work.stream) {
         const [choice] = generation.choices
-        if (opened && choice) write(...item.closing(choice))
-        write({ response: body, sequence_number: -1, type: COMPLETED })
+        write(...(choice ? item.closing(choice) : []), { response: body, sequence_number: -1, type: COMPLETED })
         if (!log) res.end()
       } else if (!background) sendJson(res, 200, body)
     },

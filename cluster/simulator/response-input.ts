@@ -57,7 +57,7 @@ export function refuseInput(input: unknown): ApiError | undefined {
 
 function isItem(item: unknown): item is Body {
   if (typeof item !== 'object' || item === null || Array.isArray(item)) return false
-  const { type, role, content, name, call_id: callId } = item as Body
+  const { type, role, content, name, output, call_id: callId } = item as Body
   switch (type) {
     case undefined:
     case null:
@@ -66,7 +66,7 @@ function isItem(item: unknown): item is Body {
     case 'function_call':
       return typeof name === 'string' && typeof callId === 'string'
     case 'function_call_output':
-      return typeof callId === 'string'
+      return typeof output === 'string' || Array.isArray(output)
     default:
       return type === 'reasoning'
   }

@@ -1,9 +1,9 @@
 // A /v1/responses request: from its body to work for the engine and to what the answer repeats of it, or to vLLM's refusal.
-import { ApiError, badRequest, invalidRequest, responseNotFound, validationError } from './errors.ts'
+import { ApiError, badRequest, invalidRequest, literalIssue, responseNotFound, validationError } from './errors.ts'
 import { CHARS_PER_TOKEN_MAX, charactersOf, encodeMessages, fitPrompt, type ModelLimits, tooLong } from './prompt.ts'
 import { complete, type GenerationRequest, refuseModel, refuseSalt, topLogprobs } from './request.ts'
 import { conversationOf, type EarlierTurns, refuseInput } from './response-input.ts'
-import { type Body, type MemberType, parseBody } from './schema.ts'
+import { type Body, type MemberType, missing, parseBody } from './schema.ts'
 import type { ChatMessage } from './tokenizer.ts'
 import { toolAnswer } from './tool-answer.ts'
 
@@ -81,6 +81,7 @@ const MEMBERS = {
   previous_input_messages: 'list',
 } as const satisfies Record<string, MemberType>
 
+const TOOL_CHOICES = ['none', 'auto', 'required']
 const SERVICE_TIERS = ['auto', 'default', 'flex', 'scale', 'priority']
 const TRUNCATIONS = ['auto', 'disabled']
 const OUTPUT_LOGPROBS = 'message.output_text.logprobs'
@@ -138,6 +139,7 @@ function refuseShape(body: Body): ApiError | undefined {
   if (salt) return salt
   return (
     refuseInput(body.input) ??
+    refuseTools(body) ??
     refuseLiteral('service_tier', body.service_tier, SERVICE_TIERS) ??
     refuseLiteral('truncation', body.truncation, TRUNCATIONS)
   )
@@ -153,12 +155,25 @@ function refuseToolChoice({ tools, tool_choice: choice }: Body): ApiError | unde
   return badRequest("Tool choice 'function' not found in 'tools' parameter.", 'tool_choice')
 }
 
+/** vLLM tries every kind of tool and of choice and says of each what is wrong; here it is what it says first. */
+function refuseTools({ tools, tool_choice: choice }: Body): ApiError | undefined {
+  for (const [index, tool] of ((tools ?? []) as readonly unknown[]).entries()) {
+    const loc = `body.tools.${index}.FunctionTool`
+    if (typeof tool !== 'object' || tool === null || Array.isArray(tool)) {
+      const msg = 'Input should be a valid dictionary or object to extract fields from'
+      return validationError([{ type: 'model_attributes_type', loc, msg, input: tool }])
+    }
+    const { type, name } = tool as Body
+    if (type === 'function' && name === undefined) return validationError([missing(`${loc}.name`, tool)])
+  }
+  if (typeof choice === 'object' && choice !== null) return undefined
+  if (TOOL_CHOICES.includes(choice as string)) return undefined
+  return validationError([literalIssue('body.tool_choice', choice, TOOL_CHOICES)])
+}
+
 function refuseLiteral(name: string, input: unknown, allowed: readonly string[]): ApiError | undefined {
   if (input === undefined || input === null || allowed.includes(input as string)) return undefined
-  const quoted = allowed.map((one) => `'${one}'`)
-  const expected = `${quoted.slice(0, -1).join(', ')} or ${quoted.at(-1)}`
-  const msg = `Input should be ${expected}`
-  return validationError([{ type: 'literal_error', loc: `body.${name}`, msg, input, expected }])
+  return validationError([literalIssue(`body.${name}`, input, allowed)])
 }
 
 function refuseStore(body: Body, storing: boolean): ApiError | undefined {
@@ -220,10 +235,15 @@ function repeatedOf(body: Body, temperature: number): RepeatedMembers {
 }
 
 function repeatedChoice(choice: Body | string | null | undefined): unknown {
-  return typeof choice === 'object' && choice !== null ? { name: choice.name, type: choice.type } : choice
+  if (typeof choice !== 'object' || choice === null) return choice
+  const { mode, name, tools, type } = choice
+  return type === 'allowed_tools' ? { mode, tools, type } : { name, type }
 }
 
 function repeatedTool(tool: Body | null): unknown {
+  if (tool?.type === 'web_search_preview') {
+    return withNulls(tool, ['type', 'search_content_types', 'search_context_size', 'user_location'])
+  }
   if (tool?.type !== 'function') return tool
   return withNulls(tool, [
     'name',

@@ -1,8 +1,11 @@
 // The routes of a simulated pod and what answers each of them, as vLLM 0.32 does.
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { serveEmbedding } from './embedding-exchange.ts'
+import { parseEmbedding } from './embedding-request.ts'
 import {
   ApiError,
+  anthropicError,
   badRequest,
   METHOD_NOT_ALLOWED,
   NOT_FOUND,
@@ -16,7 +19,8 @@ import { sendFailure, sendJson, serveGeneration } from './exchange.ts'
 import type { Faults } from './faults.ts'
 import { type GenerationDeps, reportFault } from './generation.ts'
 import type { KvEventSource } from './kv-publisher.ts'
-import type { Settings } from './options.ts'
+import { parseMessage, parseMessageCount } from './message-request.ts'
+import type { Runner, Settings } from './options.ts'
 import type { ModelLimits } from './prompt.ts'
 import { parseChat, parseCompletion, parseDetokenize, parseTokenize } from './request.ts'
 import { cancelResponse, followResponse, keptResponse, type ResponseDeps, serveResponse } from './response-exchange.ts'
@@ -46,7 +50,10 @@ const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 /** The prefixes that `--api-key` protects: everything else stays open. */
 const PROTECTED_PATHS = ['/v1', '/v2', '/inference']
 
-const ROUTES: Readonly<Record<string, Partial<Record<Method, Handler>>>> = {
+type Routes = Readonly<Record<string, Partial<Record<Method, Handler>>>>
+
+/** Of every pod. */
+const ROUTES: Routes = {
   '/health': { GET: answerEmpty },
   '/ping': { GET: answerEmpty, POST: answerEmpty },
   '/version': { GET: (_pod, _req, res) => sendJson(res, 200, { version: VLLM_VERSION }) },
@@ -55,20 +62,31 @@ const ROUTES: Readonly<Record<string, Partial<Record<Method, Handler>>>> = {
   '/v1/models': { GET: answerModels },
   '/tokenize': { POST: answerTokenize },
   '/detokenize': { POST: answerDetokenize },
-  '/v1/chat/completions': { POST: (pod, req, res) => generate(pod, parseChat, req, res) },
-  '/v1/completions': { POST: (pod, req, res) => generate(pod, parseCompletion, req, res) },
-  '/v1/responses': { POST: answerResponse },
   '/kv_event_sources': { GET: answerKvEventSources },
   '/reset_prefix_cache': { POST: resetPrefixCache },
-  '/v1/chat/completions/render': { POST: refuseScaleOut },
-  '/v1/chat/completions/derender': { POST: refuseScaleOut },
-  '/v1/completions/render': { POST: refuseScaleOut },
-  '/v1/completions/derender': { POST: refuseScaleOut },
-  '/v1/responses/render': { POST: refuseScaleOut },
-  '/inference/v1/generate': { POST: refuseScaleOut },
 }
 
-/** Routes with an id in their path. */
+/** What else a pod has, by its runner. */
+const RUNNER_ROUTES: Readonly<Record<Runner, Routes>> = {
+  generate: {
+    '/v1/chat/completions': { POST: (pod, req, res) => generate(pod, parseChat, req, res) },
+    '/v1/completions': { POST: (pod, req, res) => generate(pod, parseCompletion, req, res) },
+    '/v1/responses': { POST: answerResponse },
+    '/v1/messages': { POST: (pod, req, res) => generate(pod, parseMessage, req, res, anthropicError) },
+    '/v1/messages/count_tokens': { POST: countMessageTokens },
+    '/v1/chat/completions/render': { POST: refuseScaleOut },
+    '/v1/chat/completions/derender': { POST: refuseScaleOut },
+    '/v1/completions/render': { POST: refuseScaleOut },
+    '/v1/completions/derender': { POST: refuseScaleOut },
+    '/v1/responses/render': { POST: refuseScaleOut },
+    '/inference/v1/generate': { POST: refuseScaleOut },
+  },
+  pooling: {
+    '/v1/embeddings': { POST: answerEmbedding },
+  },
+}
+
+/** Routes of generating pods with an id in their path. */
 const ID_ROUTES: readonly (readonly [path: RegExp, methods: Partial<Record<Method, Handler>>])[] = [
   [/^\/v1\/responses\/([^/]+)$/, { GET: answerKeptResponse }],
   [
@@ -88,7 +106,7 @@ export function route(pod: Pod, req: IncomingMessage, res: ServerResponse): void
   }
   const path = (req.url ?? '/').split('?', 1)[0] as string
   if (!isAuthorized(pod.settings.apiKey, path, req)) return refuse(res, UNAUTHORIZED)
-  const { methods, id } = routeOf(path)
+  const { methods, id } = routeOf(path, pod.settings.runner)
   if (!methods) return refuse(res, NOT_FOUND)
   const handler = methods[req.method as Method]
   if (handler) return handler(pod, req, res, id)
@@ -96,11 +114,17 @@ export function route(pod: Pod, req: IncomingMessage, res: ServerResponse): void
   refuse(res, METHOD_NOT_ALLOWED)
 }
 
-function routeOf(path: string): {
+function routeOf(
+  path: string,
+  runner: Runner,
+): {
   readonly methods: Partial<Record<Method, Handler>> | undefined
   readonly id: string
 } {
-  if (Object.hasOwn(ROUTES, path)) return { methods: ROUTES[path], id: '' }
+  for (const routes of [ROUTES, RUNNER_ROUTES[runner]]) {
+    if (Object.hasOwn(routes, path)) return { methods: routes[path], id: '' }
+  }
+  if (runner === 'pooling') return { methods: undefined, id: '' }
   for (const [pattern, methods] of ID_ROUTES) {
     const id = pattern.exec(path)?.[1]
     if (id !== undefined) return { methods, id: decoded(id) }
@@ -211,18 +235,29 @@ function generate(
   parse: typeof parseChat,
   req: IncomingMessage,
   res: ServerResponse,
+  worded: (refusal: ApiError) => ApiError = (refusal) => refusal,
 ): void {
   const { refuseStatus } = faults()
   withJson(req, res, (text) => {
-    if (refuseStatus !== undefined) return refuse(res, refusalWithStatus(refuseStatus))
+    if (refuseStatus !== undefined) return refuse(res, worded(refusalWithStatus(refuseStatus)))
     const request = parse(text, limits)
     if (request instanceof ApiError) return refuse(res, request)
     const rank = headerOf(req, 'x-data-parallel-rank')
     if (rank !== undefined && /^\d+$/.test(rank) && Number(rank) > 0) {
-      return refuse(res, badRequest(`data_parallel_rank ${Number(rank)} is out of range [0, 1).`))
+      return refuse(res, worded(badRequest(`data_parallel_rank ${Number(rank)} is out of range [0, 1).`)))
     }
     const loadHeader = () => loadHeaderOf(exchange, headerOf(req, 'endpoint-load-metrics-format'))
     serveGeneration(exchange, request, headerOf(req, 'x-request-id'), loadHeader, res)
+  })
+}
+
+function countMessageTokens({ limits, faults }: Pod, req: IncomingMessage, res: ServerResponse): void {
+  const { refuseStatus } = faults()
+  withJson(req, res, (text) => {
+    if (refuseStatus !== undefined) return refuse(res, anthropicError(refusalWithStatus(refuseStatus)))
+    const count = parseMessageCount(text, limits)
+    if (count instanceof ApiError) return refuse(res, count)
+    sendJson(res, 200, { input_tokens: count, context_management: { original_input_tokens: count } })
   })
 }
 
@@ -233,6 +268,16 @@ function answerResponse({ responses, limits, faults }: Pod, req: IncomingMessage
     const request = parseResponse(text, limits, responses.store)
     if (request instanceof ApiError) return refuse(res, request)
     serveResponse(responses, request, res)
+  })
+}
+
+function answerEmbedding({ exchange, limits, faults }: Pod, req: IncomingMessage, res: ServerResponse): void {
+  const { refuseStatus } = faults()
+  withJson(req, res, (text) => {
+    if (refuseStatus !== undefined) return refuse(res, refusalWithStatus(refuseStatus))
+    const request = parseEmbedding(text, limits)
+    if (request instanceof ApiError) return refuse(res, request)
+    serveEmbedding(exchange, request, headerOf(req, 'x-request-id'), res)
   })
 }
 

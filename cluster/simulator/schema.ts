@@ -9,7 +9,10 @@ const NESTING_MAX = 128
 
 type Checked = { readonly value: unknown } | { readonly type: string; readonly msg: string }
 
-/** Reads JSON text into a body whose known members have their types. `defaults` stand where nothing was said. */
+/**
+ * Reads JSON text into a body whose known members have their types. `required` are among the members; `defaults` stand
+ * where nothing was said.
+ */
 export function parseBody(
   text: string,
   members: Readonly<Record<string, MemberType>>,
@@ -33,11 +36,9 @@ export function parseBody(
   }
   const issues: Issue[] = []
   const body: Record<string, unknown> = { ...defaults, ...parsed }
-  for (const name of required) {
-    if (body[name] === undefined) issues.push(missing(`body.${name}`, { ...body }))
-  }
   for (const [name, type] of Object.entries(members)) {
     const input = body[name]
+    if (input === undefined && required.includes(name)) issues.push(missing(`body.${name}`, { ...body }))
     // Null stands for absent wherever vLLM has a default.
     if (input === undefined || (input === null && !required.includes(name))) continue
     const checked = check(type, input)
@@ -154,10 +155,17 @@ function checkBoolean(input: unknown): Checked {
   return { type: 'bool_parsing', msg: `${msg}, unable to interpret input` }
 }
 
-/** V8 tells where it stopped, but not in Python's words: at the end a value was expected, elsewhere the rest is a guess. */
+/** What Python says where V8 finds a thing missing. */
+const PYTHON_JSON_ERRORS: readonly (readonly [ours: RegExp, theirs: string])[] = [
+  [/property name/, 'Expecting property name enclosed in double quotes'],
+  [/Expected ',' or/, "Expecting ',' delimiter"],
+  [/Expected ':'/, "Expecting ':' delimiter"],
+]
+
+/** V8 tells where it stopped, but not in Python's words. */
 function jsonIssue(text: string, error: unknown): Issue {
   const position = /at position (\d+)/.exec(String(error))?.[1]
-  const ctx = 'Expecting value'
+  const ctx = PYTHON_JSON_ERRORS.find(([ours]) => ours.test(String(error)))?.[1] ?? 'Expecting value'
   const loc = `body.${position ?? characters(text)}`
   return { type: 'json_invalid', loc, msg: 'JSON decode error', input: {}, ctx }
 }

@@ -19,8 +19,10 @@ export type Utterance = {
 export type SequenceRequest = {
   readonly id: string
   readonly promptTokenIds: readonly number[]
-  /** At least 1. */
+  /** At least 1, or 0 where `isPooled`. */
   readonly maxTokens: number
+  /** The prompt is only computed; `speak` is asked once, for how it ends, and its token is none. */
+  readonly isPooled?: boolean
   /** Only requests with the same salt share cached blocks. */
   readonly cacheSalt?: string | undefined
   /** Computes the whole prompt, as one must that wants the prompt's log probabilities. */
@@ -42,6 +44,8 @@ export type PromptCaching = {
 export type Emission = {
   readonly id: string
   readonly utterance: Utterance
+  /** Whether the utterance is a token, and not only the end of a prompt. */
+  readonly isToken: boolean
   readonly atMs: number
   /** Set on the first token: the time from arrival. */
   readonly timeToFirstTokenMs: number | undefined
@@ -58,6 +62,7 @@ export type FinishedSequence = {
   readonly promptTokens: number
   readonly cachedTokens: number
   readonly outputTokens: number
+  /** 0 where no token was wanted. */
   readonly maxTokens: number
   readonly preemptions: number
   readonly arrivedAtMs: number

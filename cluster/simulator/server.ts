@@ -10,6 +10,7 @@ import { Engine } from './engine.ts'
 import type { Faults } from './faults.ts'
 import { type Generation, type GenerationDeps, reportFault } from './generation.ts'
 import { type KvPublisher, startKvPublisher } from './kv-publisher.ts'
+import { isSystemFirst } from './message-conversation.ts'
 import { EngineMetrics } from './metrics.ts'
 import { loadTokenizer } from './model-tokenizer.ts'
 import { type Settings, type SimulatorOptions, settleOptions } from './options.ts'
@@ -105,7 +106,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
   }
   const pod: Pod = {
     settings,
-    limits: { models, maxModelLen: settings.maxModelLen, tokenizer },
+    limits: { models, maxModelLen: settings.maxModelLen, tokenizer, systemFirst: isSystemFirst(tokenizer) },
     exchange,
     responses: {
       generation: exchange,

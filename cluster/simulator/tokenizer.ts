@@ -1,5 +1,6 @@
 // Text to token ids and back. The built-in tokenizer needs no vocabulary: a token is up to four bytes of one word,
 // packed into its id, so that any text has one encoding, every process agrees on it, and it can be undone.
+import { isTooDeep } from './schema.ts'
 
 export type ChatMessage = {
   readonly role: string
@@ -143,12 +144,31 @@ function renderChat(
   const toolTurn =
     tools && tools.length > 0 ? turn('system', `# Tools\n${tools.map((tool) => JSON.stringify(tool)).join('\n')}`) : ''
   const turns = messages.map(({ role, content, tool_calls }) => {
-    const calls = tool_calls === undefined || tool_calls === null ? '' : `\n${JSON.stringify(tool_calls)}`
+    const calls = Array.isArray(tool_calls) ? tool_calls.map((call) => `\n${callText(call)}`).join('') : ''
     return turn(role === 'developer' ? 'system' : role, `${contentText(content)}${calls}`)
   })
   const text = toolTurn + turns.join('')
   if (continueFinalMessage) return text.slice(0, -`${MESSAGE_END}\n`.length)
   return addGenerationPrompt ? `${text}${MESSAGE_START}assistant\n` : text
+}
+
+/** A call as templates print it: what it calls and with what, however the caller wrote that down. */
+function callText(call: unknown): string {
+  const called = (
+    call as { readonly function?: { readonly name?: unknown; readonly arguments?: unknown } | null } | null
+  )?.function
+  return JSON.stringify({ name: called?.name ?? null, arguments: callArguments(called?.arguments) })
+}
+
+/** A call's arguments, which callers send as JSON text. Like vLLM, what is no object stands for no arguments. */
+export function callArguments(given: unknown): unknown {
+  if (typeof given !== 'string') return given ?? {}
+  try {
+    const value: unknown = JSON.parse(given)
+    return typeof value !== 'object' || value === null || Array.isArray(value) || isTooDeep(value) ? {} : value
+  } catch {
+    return {}
+  }
 }
 
 function turn(role: string, text: string): string {

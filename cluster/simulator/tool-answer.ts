@@ -1,4 +1,5 @@
-// A call of a function instead of a text: when the caller demands one, its arguments must satisfy the function's schema.
+// A call of a function instead of a text: when the caller demands one, its arguments must satisfy the function's schema. It
+// is said as the models say it whose calls vLLM's hermes parser reads, and read again as that parser does.
 import { type ApiError, badRequest } from './errors.ts'
 import type { Body } from './schema.ts'
 import { exampleOf } from './schema-example.ts'
@@ -8,6 +9,16 @@ export type ToolAnswer = {
   readonly argumentsJson: string
   /** Demanded by name rather than by "required": vLLM then ends with "stop" instead of "tool_calls". */
   readonly named: boolean
+}
+
+/** What a text that may not be finished tells of the call in it. */
+export type ReadCall = {
+  /** Whether it has come to the function's name. */
+  readonly isNamed: boolean
+  /** As far as they have come. */
+  readonly argumentsJson: string
+  /** Whether it is a call; a text that ends in the middle of one is only a text. */
+  readonly isComplete: boolean
 }
 
 type Tool = { readonly name: string; readonly parameters: unknown }
@@ -31,6 +42,43 @@ export function toolAnswer({ tools, tool_choice: choice }: Body): ToolAnswer | u
   }
   const value = exampleOf(tool.parameters) ?? {}
   return { name: tool.name, argumentsJson: JSON.stringify(value), named: name !== undefined }
+}
+
+/** What the model says to make the call. */
+export function spokenCall(tool: ToolAnswer): string {
+  return `<tool_call>${headOf(tool)}${tool.argumentsJson}}</tool_call>`
+}
+
+/** Reads the call in what was said of it so far. */
+export function readCall(tool: ToolAnswer, said: string): ReadCall {
+  const head = headOf(tool)
+  const at = said.indexOf(head)
+  if (at < 0) return { isNamed: said.includes(nameOf(tool)), argumentsJson: '', isComplete: false }
+  const start = at + head.length
+  const end = start + tool.argumentsJson.length
+  return { isNamed: true, argumentsJson: said.slice(start, end), isComplete: said.length > end }
+}
+
+/** What the last `added` characters of a text tell of the call in it. */
+export function readCallDelta(
+  tool: ToolAnswer,
+  said: string,
+  added: number,
+): { readonly startsNow: boolean; readonly argumentsJson: string } {
+  const before = readCall(tool, said.slice(0, said.length - added))
+  const now = readCall(tool, said)
+  return {
+    startsNow: now.isNamed && !before.isNamed,
+    argumentsJson: now.argumentsJson.slice(before.argumentsJson.length),
+  }
+}
+
+function headOf(tool: ToolAnswer): string {
+  return `${nameOf(tool)}, "arguments": `
+}
+
+function nameOf({ name }: ToolAnswer): string {
+  return `{"name": ${JSON.stringify(name)}`
 }
 
 function functionOf(tool: unknown): readonly Tool[] {

@@ -155,3 +155,34 @@ describe('a fault of the simulator itself', () => {
     expect((await post(pod, CHAT, request)).status).toBe(200)
   })
 })
+
+describe('a request for more tokens than there is room for', () => {
+  const ids = (length: number) => ({ prompt: new Array(length).fill(5), max_tokens: 9, ignore_eos: true })
+  const ask = async (length: number) => {
+    const pod = await startPod({ maxModelLen: 64 })
+    const answer = await post(pod, COMPLETION, ids(length))
+    return (await answer.json()) as { usage?: { completion_tokens: number }; error?: { message: string } }
+  }
+
+  it('gets those that there is room for, or callers that ask for much would get nothing', async () => {
+    expect((await ask(60)).usage?.completion_tokens).toBe(4)
+  })
+
+  it.each([
+    [64, 'max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)'],
+    [65, 'contains at least 65 input tokens'],
+    [66, 'contains 66 input tokens'],
+  ])('is refused where a prompt of %i tokens leaves none', async (length, words) => {
+    expect((await ask(length)).error?.message).toContain(words)
+  })
+})
+
+it('a message that is wrong a million times is told so a few hundred times', async () => {
+  const pod = await startPod()
+  const wrong = new Array(1e6).fill(5)
+  for (const messages of [wrong, [{ role: 'user', content: wrong }]]) {
+    const answer = await post(pod, '/v1/messages', { model: 'sim-8b', max_tokens: 1, messages })
+    expect(answer.status).toBe(400)
+    expect((await answer.text()).length).toBeLessThan(100_000)
+  }
+})

@@ -68,6 +68,11 @@ describe('a model’s tokenizer', () => {
       { role: 'user', content: '', tool_calls: [{ function: { name: 'f', arguments: '{"day":"may"}' } }] },
       'user:may;',
     ],
+    [
+      'arguments that are no object are none',
+      { role: 'user', content: 'x', tool_calls: [{ function: { name: 'f', arguments: '{"day' } }] },
+      'user:x;',
+    ],
   ])('prepares messages as vLLM does: %s, or prompts would have other tokens', (_, message, text) => {
     expect(rendered([message])).toBe(text)
   })

@@ -243,7 +243,7 @@ describe('input', () => {
         { type: 'function_call', call_id: 'c2', name: 'add', arguments: '{"a":2}' },
         { type: 'function_call_output', call_id: 'c1', output: 'three' },
       ],
-      ['c1', 'c2', 'three'],
+      ['"a":1', '"a":2', 'three'],
     ],
     [
       'an answer of ours',
