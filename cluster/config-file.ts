@@ -2,6 +2,8 @@
 // names the line and what was expected there.
 import * as v from 'valibot'
 import { type Document, isNode, isScalar, LineCounter, parseDocument, visit } from 'yaml'
+import { KEEP, TTL_SECONDS_DEFAULT, TTL_SECONDS_MAX } from '../shared/cache/policy.ts'
+import { redisUrlFault } from './cache/redis-url.ts'
 import { endpointIdOf } from './endpoints/endpoint.ts'
 import { isEventsAddress } from './kv/sources.ts'
 import { FILTERS, PICKERS, SCORERS } from './scheduling/profile.ts'
@@ -12,6 +14,9 @@ export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', '
 /** What the edge accepts, and room for what it adds. */
 const BODY_BYTES_DEFAULT = 8 * 1024 * 1024 + 64 * 1024
 const BODIES_BYTES_DEFAULT = 1024 * 1024 * 1024
+const CACHE_BYTES_DEFAULT = 128 * 1024 * 1024
+/** It stands in keys and in nothing else. */
+const EPOCH = /^[A-Za-z0-9._-]{0,64}$/
 
 /** What Node's timers take; beyond it they fire at once. Half of it, because some are doubled. */
 const TIMEOUT_MS_MAX = 2 ** 30
@@ -26,6 +31,13 @@ const labels = v.record(v.string(), v.string())
 const origin = v.pipe(
   v.string(),
   v.check((text) => originOf(text) !== undefined, 'expected an URL like http://10.0.0.7:8000, without a path'),
+)
+const redisUrl = v.pipe(
+  v.string(),
+  v.check(
+    (text) => redisUrlFault(text) === undefined,
+    ({ input }) => redisUrlFault(input as string) ?? '',
+  ),
 )
 const eventsAddress = v.pipe(v.string(), v.check(isEventsAddress, 'expected an address like tcp://*:5557'))
 
@@ -94,6 +106,18 @@ const ConfigFile = v.strictObject({
   kvManager: v.optional(origin),
   loadMonitor: v.optional(origin),
   picker: v.optional(v.picklist(namesOf(PICKERS))),
+  cache: v.optional(
+    v.strictObject({
+      enabled: v.optional(v.boolean()),
+      keep: v.optional(v.picklist(KEEP), 'deterministic'),
+      toolCalls: v.optional(v.boolean(), false),
+      ttlSeconds: v.optional(v.pipe(count, v.minValue(1), v.maxValue(TTL_SECONDS_MAX)), TTL_SECONDS_DEFAULT),
+      memoryBytes: v.optional(count, CACHE_BYTES_DEFAULT),
+      redis: v.optional(redisUrl),
+      epoch: v.optional(v.pipe(v.string(), v.regex(EPOCH, 'expected up to 64 letters, digits, ".", "_" and "-"')), ''),
+    }),
+    {},
+  ),
   seed: v.optional(v.pipe(v.number(), v.integer())),
   limits: v.optional(
     v.strictObject({

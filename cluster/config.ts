@@ -1,6 +1,8 @@
 // The router's configuration: what the file says, then what environment and flags say above it, as one frozen value.
 import { readFileSync } from 'node:fs'
+import type { CachePolicy } from '../shared/cache/policy.ts'
 import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
+import { redisUrlFault } from './cache/redis-url.ts'
 import { type ConfigFile, originOf, parseConfigText } from './config-file.ts'
 import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
 import type { FilterName, PickerName, ProfileConfig, ScorerName } from './scheduling/profile.ts'
@@ -22,6 +24,8 @@ export type RouterConfig = {
   /** A load monitor that is asked for the pods' load; the router scrapes them itself while it does not answer. */
   readonly loadMonitor: string | undefined
   readonly seed: number | undefined
+  /** The response cache; undefined when it is off. */
+  readonly cache: (CachePolicy & CacheTiers) | undefined
   readonly limits: {
     readonly inFlight: number
     readonly waiting: number
@@ -45,6 +49,13 @@ export type RouterConfig = {
   }
 }
 
+type CacheTiers = {
+  readonly memoryBytes: number
+  /** URL of the Redis that routers share; undefined: each has its memory alone. */
+  readonly redis: string | undefined
+  readonly epoch: string
+}
+
 /** What flags and environment may say; it stands above the file. */
 export type RouterOverrides = {
   readonly host?: string | undefined
@@ -58,6 +69,9 @@ export type RouterOverrides = {
   readonly kvManager?: string | undefined
   readonly loadMonitor?: string | undefined
   readonly seed?: number | undefined
+  /** `CACHE_ENABLED`, as it was written. */
+  readonly cacheEnabled?: string | undefined
+  readonly redis?: string | undefined
   /** The pod's own address: listened on where no host is given. */
   readonly podIp?: string | undefined
 }
@@ -130,6 +144,7 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     kvManager: serviceOf('--kv-manager', over.kvManager) ?? file.kvManager ?? endpointOfScorer(file),
     loadMonitor: serviceOf('--load-monitor', over.loadMonitor) ?? file.loadMonitor,
     seed: over.seed ?? file.seed,
+    cache: cacheOf(file, over),
     limits: file.limits,
     timeouts: { ...file.timeouts, drainNoticeMs: file.timeouts.drainNoticeMs ?? (isLoopback(host) ? 0 : 5_000) },
   }
@@ -143,6 +158,23 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     )
   }
   return Object.freeze(config)
+}
+
+function cacheOf({ cache }: ConfigFile, { cacheEnabled, redis: given }: RouterOverrides): RouterConfig['cache'] {
+  const { enabled, ...rest } = cache
+  if (!(readSwitch('CACHE_ENABLED', cacheEnabled) ?? enabled ?? true)) return undefined
+  const fault = given ? redisUrlFault(given) : undefined
+  if (fault !== undefined) throw new UserError(`--redis (or REDIS_URL): ${fault}`)
+  return { ...rest, redis: given || cache.redis }
+}
+
+/** A variable that is on or off; an empty one is an unset one. */
+function readSwitch(name: string, text: string | undefined): boolean | undefined {
+  if (!text) return undefined
+  const word = text.toLowerCase()
+  if (word === 'true' || word === '1') return true
+  if (word === 'false' || word === '0') return false
+  throw new UserError(`${name}=${text}: expected true or false`)
 }
 
 /**

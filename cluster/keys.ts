@@ -86,14 +86,19 @@ export async function createLocalKey(wanted: NewKey): Promise<string> {
 }
 
 /** Stores a key's record under its peppered digest, where `wrangler dev` looks for it. */
-export async function storeLocalKey(key: string, { tenant, ...rest }: NewKey): Promise<void> {
-  if (!isTenant(tenant)) {
+export function storeLocalKey(key: string, wanted: NewKey): Promise<void> {
+  return storeLocalKeys(new Map([[key, wanted]]))
+}
+
+/** Stores the records of several keys at once. */
+export async function storeLocalKeys(keys: ReadonlyMap<string, NewKey>): Promise<void> {
+  for (const { tenant } of keys.values()) {
+    if (isTenant(tenant)) continue
     throw new UserError(
       `${tenant} is no tenant name: expected 1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit`,
     )
   }
   const { pepper } = localSecrets()
-  const record: KeyRecord = { tenant, createdAt: new Date().toISOString(), ...rest }
   const { getPlatformProxy } = await import('wrangler')
   const proxy = await getPlatformProxy<{ KEYS: { put: (name: string, value: string) => Promise<void> } }>({
     configPath: join(PROJECT_DIR, 'wrangler.toml'),
@@ -102,7 +107,10 @@ export async function storeLocalKey(key: string, { tenant, ...rest }: NewKey): P
     envFiles: [SECRETS_FILE],
   })
   try {
-    await proxy.env.KEYS.put(keyRecordName(await keyDigest(pepper, key)), JSON.stringify(record))
+    for (const [key, wanted] of keys) {
+      const record: KeyRecord = { createdAt: new Date().toISOString(), ...wanted }
+      await proxy.env.KEYS.put(keyRecordName(await keyDigest(pepper, key)), JSON.stringify(record))
+    }
   } finally {
     await proxy.dispose()
   }

@@ -14,6 +14,7 @@ import {
   text,
   texts,
 } from './flags.ts'
+import { RUNNERS } from './simulator/options.ts'
 import { GPU_NAMES } from './simulator/timing.ts'
 import { UserError } from './user-error.ts'
 
@@ -43,6 +44,12 @@ const configuredHost = {
   help: 'listen there (default: as configured, else POD_IP, else 127.0.0.1)',
 }
 
+const redisFlag = {
+  type: 'string',
+  value: 'URL',
+  help: 'keeps answers in this Redis too, for all routers (default: REDIS_URL, else in memory alone)',
+} as const satisfies Flag
+
 const COMMANDS: Readonly<Record<string, Command>> = {
   up: {
     summary: 'everything on this machine: edge, router and simulated pods, with a key to try them',
@@ -71,6 +78,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
         value: 'X',
         help: 'simulated pods X times as fast as real ones (default 1; 0: no waiting)',
       },
+      redis: redisFlag,
     },
     run: runUp,
   },
@@ -95,11 +103,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
         value: 'URL',
         help: 'a load monitor to ask for the pods’ load (default: scrape them)',
       },
+      redis: redisFlag,
       'allow-unsigned': { type: 'boolean', help: 'take requests that the edge did not sign' },
       'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
       seed: { type: 'string', value: 'N', help: 'seed of the randomness that breaks ties' },
     },
-    more: 'Environment: EDGE_SIGNING_KEYS  id:secret[,id:secret…], the keys that the edge signs with\n             POD_IP             listened on when no host is given',
+    more: 'Environment: EDGE_SIGNING_KEYS  id:secret[,id:secret…], the keys that the edge signs with\n             POD_IP             listened on when no host is given\n             CACHE_ENABLED      false: no answer is kept (default true)',
     run: runRouter,
   },
   'load-monitor': {
@@ -148,6 +157,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
       'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
       'responses-store': { type: 'boolean', help: 'keeps the answers of /v1/responses' },
+      runner: { type: 'string', value: 'NAME', help: 'generate, or pooling: serves embeddings (default generate)' },
     },
     more: 'Environment: PYTHONHASHSEED                  goes into the hashes of KV blocks, as in vLLM\n             VLLM_ENABLE_RESPONSES_API_STORE  1: as --responses-store',
     run: runSimulator,
@@ -200,6 +210,8 @@ async function runUp(values: FlagValues): Promise<void> {
       model: text(values, 'model') ?? 'sim-8b',
       gpu: choice(values, 'gpu', GPU_NAMES) ?? 'h100-8b',
       speed: number(values, 'speed', 0, 1_000, false) ?? 1,
+      redis: text(values, 'redis') ?? process.env.REDIS_URL,
+      cacheEnabled: process.env.CACHE_ENABLED,
       env: process.env,
       print: (line) => process.stdout.write(`${line}\n`),
       onFailure: (message) => {
@@ -232,6 +244,8 @@ async function runRouter(values: FlagValues): Promise<void> {
     kvManager: text(values, 'kv-manager') ?? process.env.KV_CACHE_MANAGER_URL,
     loadMonitor: text(values, 'load-monitor'),
     seed: number(values, 'seed', 0, 2 ** 32 - 1),
+    cacheEnabled: process.env.CACHE_ENABLED,
+    redis: text(values, 'redis') ?? process.env.REDIS_URL,
     podIp: podIp(),
   }
   const config = loadRouterConfig(file, over)
@@ -302,6 +316,7 @@ async function runSimulator(values: FlagValues): Promise<void> {
     kvEventsPort: text(values, 'kv-events-port') === 'off' ? 'off' : port(values, 'kv-events-port'),
     kvReplayPort: port(values, 'kv-replay-port'),
     responsesStore: isOn(values, 'responses-store') || Number(process.env.VLLM_ENABLE_RESPONSES_API_STORE ?? 0) !== 0,
+    runner: choice(values, 'runner', RUNNERS),
     hashSeed: process.env.PYTHONHASHSEED,
     models: models.length > 0 ? models : undefined,
   }

@@ -6,6 +6,10 @@ import type { Logger } from 'pino'
 import { systemClock } from '../shared/clock.ts'
 import { createRandom } from '../shared/random.ts'
 import type { KeyRing } from '../shared/signature.ts'
+import { createFlights } from './cache/flights.ts'
+import { createMemoryTier } from './cache/memory.ts'
+import { connectRedis } from './cache/redis.ts'
+import { createResponseCache } from './cache/response-cache.ts'
 import type { RouterConfig } from './config.ts'
 import { watchConfig } from './config-watch.ts'
 import { askEngine } from './endpoints/ask.ts'
@@ -69,7 +73,26 @@ export async function startRouter(
   const onEvent = (event: { readonly type: string }): void => tell(log, event)
   const index = createKvIndex()
   const watch = createKvWatch({ index, askSources: askerOf(connections), nowMs, onEvent })
-  const metrics = createRouterMetrics({ endpoints, admission, decisions, index, watch })
+  const memory = createMemoryTier(config.cache?.memoryBytes ?? 0)
+  const metrics = createRouterMetrics({
+    endpoints,
+    admission,
+    decisions,
+    index,
+    watch,
+    memory,
+    redisState: () => redis?.state(),
+  })
+  const redis =
+    config.cache?.redis === undefined
+      ? undefined
+      : connectRedis(config.cache.redis, {
+          nowMs,
+          random: Math.random,
+          onLookup: metrics.redisAsked,
+          onSave: metrics.redisSaved,
+          onEvent,
+        })
   const remote =
     config.kvManager === undefined
       ? undefined
@@ -92,6 +115,15 @@ export async function startRouter(
       }),
       findPrefixes: remote?.findPrefixes ?? ((query) => ({ matches: index.match(query), by: undefined })),
       knowsCaches: () => watch.follows() || remote?.answers() === true,
+    },
+    caching: {
+      policy: () => current.cache,
+      cache: createResponseCache({ memory, redis, flights: createFlights(), epochMs, nowMs }),
+      secret: cacheSecret(config),
+      modelVersion: endpoints.modelVersion,
+      onOutcome: metrics.cacheAsked,
+      random: Math.random,
+      epochMs,
     },
     sessions: createSessions(nowMs),
     pins: createPins(pinSecrets(config)),
@@ -172,7 +204,10 @@ export async function startRouter(
     log.level = next.logLevel
     proxy.headersTimeout = next.timeouts.headerMs
     proxy.requestTimeout = next.timeouts.headerMs * 2
-    const restart = NEEDS_RESTART.filter((name) => !isDeepStrictEqual(current[name], next[name]))
+    const restart: string[] = NEEDS_RESTART.filter((name) => !isDeepStrictEqual(current[name], next[name]))
+    for (const name of CACHE_NEEDS_RESTART) {
+      if (current.cache?.[name] !== next.cache?.[name]) restart.push(`cache.${name}`)
+    }
     current = next
     metrics.reloaded(true)
     log.info({ added, removed, changed }, 'configuration read again')
@@ -203,7 +238,7 @@ export async function startRouter(
       remote?.close()
       await stopProxy(drainMs)
       // Last, so that who asks it sees the draining to its end.
-      await Promise.all([stopAdmin(0), watch.close(), follower?.stop()])
+      await Promise.all([stopAdmin(0), watch.close(), follower?.stop(), redis?.close()])
       await connections.close()
     },
   }
@@ -221,6 +256,9 @@ const NEEDS_RESTART = [
   'kvManager',
   'loadMonitor',
 ] as const satisfies readonly (keyof RouterConfig)[]
+
+/** Of the cache everything else takes effect at once. */
+const CACHE_NEEDS_RESTART = ['memoryBytes', 'redis'] as const
 
 /** 128 k token ids are a megabyte of JSON. */
 const TOKENS_BYTES_MAX = 32 * 1024 * 1024
@@ -250,6 +288,15 @@ function pinSecrets({ edgeKeys }: RouterConfig): readonly string[] {
   return edgeKeys ? currentFirst(edgeKeys) : [randomBytes(32).toString('hex')]
 }
 
+/**
+ * Under which the keys of stored answers are made. Routers that share a Redis share it: the edge's keys, or what their
+ * Redis' URL says, which most often holds a password.
+ */
+function cacheSecret({ edgeKeys, cache }: RouterConfig): string {
+  if (edgeKeys) return edgeKeys.secrets.get(edgeKeys.currentId) as string
+  return cache?.redis ?? randomBytes(32).toString('hex')
+}
+
 function currentFirst({ currentId, secrets }: KeyRing): readonly string[] {
   const others = [...secrets].filter(([id]) => id !== currentId).map(([, secret]) => secret)
   return [secrets.get(currentId) as string, ...others]
@@ -268,6 +315,10 @@ const TOLD = {
   'kv-manager-lost': ['warn', 'the KV-Cache Manager does not answer; the index in this process stands in'],
   'load-monitor-answers': ['info', 'the load monitor tells the pods’ load'],
   'load-monitor-lost': ['warn', 'the load monitor does not answer; the router scrapes the pods itself'],
+  'redis-answers': ['info', 'Redis answers: stored answers are shared'],
+  'redis-refuses-saves': ['warn', 'Redis answers, and refuses to save'],
+  'redis-takes-saves': ['info', 'Redis saves again'],
+  'redis-lost': ['warn', 'Redis does not answer; answers are stored in this process alone'],
   'load-monitor-lacks': ['info', 'the load monitor has no fresh word of these; the router scrapes them itself'],
 } as const satisfies Record<string, readonly ['info' | 'warn', string]>
 

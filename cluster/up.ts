@@ -21,6 +21,9 @@ export type UpOptions = {
   readonly model: string
   readonly gpu: GpuName
   readonly speed: number
+  /** For the router's response cache, see RouterOverrides. */
+  readonly redis: string | undefined
+  readonly cacheEnabled: string | undefined
   /** For the processes it starts. */
   readonly env: NodeJS.ProcessEnv
   readonly print: (text: string) => void
@@ -46,7 +49,7 @@ export async function up(options: UpOptions): Promise<() => Promise<void>> {
 }
 
 async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promise<void> {
-  const { edgePort, routerPort, adminPort, engines, configFile, print } = options
+  const { edgePort, routerPort, adminPort, engines, configFile, redis, cacheEnabled, print } = options
   const secrets = localSecrets()
   const keyStored = storeLocalKey(secrets.demoKey, { tenant: DEMO_TENANT, name: 'made by up' })
   // It is awaited below; a failure before that must not end the process as unhandled.
@@ -62,6 +65,8 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
     port: routerPort,
     adminPort,
     edgeKeys: secrets.edgeKeys,
+    redis,
+    cacheEnabled,
     endpoints: [...engines, ...pods.map(({ url }) => url)],
   }
   const config = loadRouterConfig(configFile, over)

@@ -1,5 +1,6 @@
 // Who calls: from the key in the headers to the principal behind it, through the key store and a short memory of it.
 import { isApiKey, type KeyRecord, keyDigest, keyRecordName, parseKeyRecord } from '../shared/api-key.ts'
+import { type CacheScope, tenantScope } from '../shared/cache/key.ts'
 import type { Clock } from '../shared/clock.ts'
 import { hmacSha256, toBase64url } from '../shared/hmac.ts'
 import type { Rejection } from '../shared/rejection.ts'
@@ -10,6 +11,8 @@ export type Principal = {
   readonly models: readonly string[] | undefined
   /** Separates the tenant's blocks in the engines' prefix caches from everyone else's. */
   readonly cacheSalt: string
+  /** Whose stored answers it may have. */
+  readonly cacheScope: CacheScope
 }
 
 export type Authenticated = { ok: true; principal: Principal }
@@ -64,7 +67,8 @@ export function createAuthenticate(
     if (record.expiresAt !== undefined && Date.parse(record.expiresAt) <= clock.epochMs()) {
       return invalidKey('this API key has expired')
     }
-    return { ok: true, principal: { tenant: record.tenant, models: record.models, cacheSalt } }
+    const { tenant, models } = record
+    return { ok: true, principal: { tenant, models, cacheSalt, cacheScope: tenantScope(tenant) } }
   }
 }
 

@@ -1,4 +1,5 @@
 // The bindings and variables of the Worker, read once per isolate. Nothing else in the edge touches `env`.
+import { type CachePolicy, KEEP, TTL_SECONDS_DEFAULT, TTL_SECONDS_MAX } from '../shared/cache/policy.ts'
 import { type KeyRing, parseKeyRing, SECRET_CHARS_MIN } from '../shared/signature.ts'
 
 export type Env = {
@@ -8,12 +9,23 @@ export type Env = {
   readonly ROUTER_URL: string
   readonly ROUTER_FIRST_BYTE_TIMEOUT_SECONDS?: string
   readonly ROUTER_IDLE_TIMEOUT_SECONDS?: string
+  readonly RESPONSE_CACHE?: string
+  readonly RESPONSE_CACHE_TTL_SECONDS?: string
+  readonly RESPONSE_CACHE_TOOL_CALLS?: string
+  readonly RESPONSE_CACHE_EPOCH?: string
 }
 
 export type Config = {
   readonly keys: KVNamespace
   readonly pepper: string
   readonly router: RouterConfig
+  readonly cache: CacheConfig
+}
+
+export type CacheConfig = {
+  /** Undefined: the response cache is off. */
+  readonly policy: CachePolicy | undefined
+  readonly epoch: string
 }
 
 export type RouterConfig = {
@@ -49,6 +61,7 @@ export function parseConfig(env: Partial<Env>): Config {
       firstByteTimeoutMs: parseTimeoutMs(env, 'ROUTER_FIRST_BYTE_TIMEOUT_SECONDS', FIRST_BYTE_TIMEOUT_SECONDS_DEFAULT),
       idleTimeoutMs: parseTimeoutMs(env, 'ROUTER_IDLE_TIMEOUT_SECONDS', IDLE_TIMEOUT_SECONDS_DEFAULT),
     },
+    cache: { policy: parseCachePolicy(env), epoch: parseEpoch(env.RESPONSE_CACHE_EPOCH ?? '') },
   }
 }
 
@@ -84,6 +97,29 @@ function parseRouterUrl(text: string | undefined): string {
   }
   return url.origin
 }
+
+function parseCachePolicy(env: Partial<Env>): CachePolicy | undefined {
+  const keep = env.RESPONSE_CACHE || 'deterministic'
+  if (keep === 'off') return undefined
+  const known = KEEP.find((one) => one === keep)
+  if (!known) throw new Error(`RESPONSE_CACHE must be one of ${KEEP.join(', ')}, off: ${FIX_VARS}`)
+  const ttlSeconds = Number(env.RESPONSE_CACHE_TTL_SECONDS || TTL_SECONDS_DEFAULT)
+  if (!(Number.isInteger(ttlSeconds) && ttlSeconds >= 1 && ttlSeconds <= TTL_SECONDS_MAX)) {
+    throw new Error(`RESPONSE_CACHE_TTL_SECONDS must be a whole number from 1 to ${TTL_SECONDS_MAX}: ${FIX_VARS}`)
+  }
+  const toolCalls = env.RESPONSE_CACHE_TOOL_CALLS || 'false'
+  if (toolCalls !== 'true' && toolCalls !== 'false') {
+    throw new Error(`RESPONSE_CACHE_TOOL_CALLS must be true or false: ${FIX_VARS}`)
+  }
+  return { keep: known, ttlSeconds, toolCalls: toolCalls === 'true' }
+}
+
+function parseEpoch(text: string): string {
+  if (/^[A-Za-z0-9._-]{0,64}$/.test(text)) return text
+  throw new Error(`RESPONSE_CACHE_EPOCH has up to 64 letters, digits, ".", "_" and "-": ${FIX_VARS}`)
+}
+
+const FIX_VARS = 'set it under [vars] in wrangler.toml'
 
 type TimeoutName = 'ROUTER_FIRST_BYTE_TIMEOUT_SECONDS' | 'ROUTER_IDLE_TIMEOUT_SECONDS'
 

@@ -73,13 +73,12 @@ export async function forward(
 }
 
 /** The answer's headers that a caller gets to see. */
-export function answerHeaders(answer: Response, requestId: string): Headers {
+export function answerHeaders(answer: Response): Headers {
   const headers = new Headers()
   for (const name of ANSWER_HEADERS) {
     const value = answer.headers.get(name)
     if (value !== null) headers.set(name, value)
   }
-  headers.set(HEADER.requestId, requestId)
   return headers
 }
 

@@ -12,6 +12,8 @@ export type MeterOptions = {
   readonly upstream: AbortController
   /** Fires when the caller has left. */
   readonly caller: AbortSignal
+  /** Takes the bytes as they came, before the tap. */
+  readonly keep?: ((chunk: Uint8Array) => void) | undefined
   /** Called once, when the answer has ended. */
   readonly settle: (outcome: Outcome, account: Account) => void
 }
@@ -50,7 +52,10 @@ export function meter(body: ReadableStream<Uint8Array>, options: MeterOptions): 
     }, idleTimeoutMs)
     try {
       const { done, value } = await reader.read()
-      if (!done) return tap.push(value) ?? 'upstream_event_too_large'
+      if (!done) {
+        options.keep?.(value)
+        return tap.push(value) ?? 'upstream_event_too_large'
+      }
       return tap.ended() ?? (idle ? 'upstream_idle' : tap.silentEnd)
     } catch {
       return tap.ended() ?? (caller.aborted ? 'client_abort' : idle ? 'upstream_idle' : 'upstream_lost')

@@ -1,8 +1,8 @@
 // From the body that a caller sends to the bytes that go on: canonical, without engine controls, salted for the tenant,
 // and with usage asked for.
 import { BODY_BYTES_MAX, bodyTooLarge, readBody, serialiseBody } from '../shared/canonical-body.ts'
-import type { Dialect } from '../shared/dialect.ts'
-import { CALLER_FORBIDDEN_MEMBERS, RESPONSES_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
+import { DIALECTS, type Dialect } from '../shared/dialect.ts'
+import { CALLER_FORBIDDEN_MEMBERS } from '../shared/engine-controls.ts'
 import type { Rejection, RejectionReason } from '../shared/rejection.ts'
 import { readStreamWish } from '../shared/stream-wish.ts'
 import { readAtMost } from './bytes.ts'
@@ -10,7 +10,10 @@ import { readAtMost } from './bytes.ts'
 export type Prepared = {
   ok: true
   bytes: Uint8Array
+  /** What the bytes are made of: name → canonical JSON text. */
+  members: ReadonlyMap<string, string>
   model: string
+  stream: boolean
   /** Whether the stream's usage event is ours alone: the caller did not ask for it. */
   withholdUsage: boolean
 }
@@ -22,7 +25,7 @@ const BODY_TIMEOUT_MS = 60_000
 /** Reads and checks the body of a request for an engine, and makes the one to forward. */
 export async function prepareBody(
   request: Request,
-  dialect: Dialect | undefined,
+  dialect: Dialect,
   cacheSalt: string,
 ): Promise<Prepared | Unprepared> {
   const wrongType = refuseMediaType(request.headers)
@@ -40,15 +43,14 @@ export async function prepareBody(
   const { members } = body
   const model = textOf(members.get('model'))
   if (!model) return refuse('invalid-body', 'model must be the name of a model', 'model')
-  const wish = readStreamWish(members.get('stream'), members.get('stream_options'))
+  const wish = readStreamWish(dialect, members.get('stream'), members.get('stream_options'))
   if (!wish.ok) return wish
-  for (const name of CALLER_FORBIDDEN_MEMBERS) members.delete(name)
-  if (dialect === 'responses') for (const name of RESPONSES_FORBIDDEN_MEMBERS) members.delete(name)
-  members.set('cache_salt', JSON.stringify(cacheSalt))
-  // A stream of responses ends with its usage, asked or not.
-  const withholdUsage = dialect !== 'responses' && wish.stream && !wish.asksUsage
-  if (withholdUsage) members.set('stream_options', wish.optionsAskingUsage)
-  return { ok: true, bytes: new TextEncoder().encode(serialiseBody(members)), model, withholdUsage }
+  const { salted, forbidden } = DIALECTS[dialect]
+  for (const name of [...CALLER_FORBIDDEN_MEMBERS, ...forbidden]) members.delete(name)
+  if (salted) members.set('cache_salt', JSON.stringify(cacheSalt))
+  if (wish.askUsageBy !== undefined) members.set('stream_options', wish.askUsageBy)
+  const bytes = new TextEncoder().encode(serialiseBody(members))
+  return { ok: true, bytes, members, model, stream: wish.stream, withholdUsage: wish.askUsageBy !== undefined }
 }
 
 function refuseMediaType(headers: Headers): Unprepared | undefined {

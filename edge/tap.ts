@@ -3,7 +3,7 @@ import { BODY_BYTES_MAX } from '../shared/canonical-body.ts'
 import type { ErrorShape } from '../shared/dialect.ts'
 import { errorEvent } from '../shared/rejection.ts'
 import { SSE_EVENT_BYTES_MAX, SseSplitter } from '../shared/sse.ts'
-import { readUsage, type Usage } from '../shared/usage.ts'
+import { mergeUsage, readUsage, type Usage, type UsageMembers } from '../shared/usage.ts'
 import { concat } from './bytes.ts'
 import { TopMembers } from './top-members.ts'
 
@@ -37,7 +37,7 @@ const RESPONSE_EVENT_BYTES_MAX = BODY_BYTES_MAX + SSE_EVENT_BYTES_MAX
 /** For an event stream. Bytes go on event by event: a broken-off event would swallow the error frame after it. */
 export function eventTap(shape: ErrorShape, withholdUsage: boolean): Tap {
   const splitter = new SseSplitter(shape === 'responses' ? RESPONSE_EVENT_BYTES_MAX : SSE_EVENT_BYTES_MAX)
-  const read = shape === 'responses' ? readResponseEvent : readChunk
+  const read = shape === 'responses' ? readResponseEvent : shape === 'anthropic' ? createMessageReader() : readChunk
   let ended: Ended | undefined
   let account: Account = {}
 
@@ -101,6 +101,31 @@ function readResponseEvent(data: string): Told {
   if (!ended) return NOTHING
   const response = event?.response as JsonObject | null | undefined
   return { ended, account: response ? accountOfResponse(response) : undefined }
+}
+
+const MAY_TELL_OF_MESSAGE = /"message_(?:start|delta|stop)"|"error"/
+
+function createMessageReader(): (data: string) => Told {
+  let usage: UsageMembers | undefined
+
+  return (data) => {
+    if (!MAY_TELL_OF_MESSAGE.test(data)) return NOTHING
+    const event = parseObject(data)
+    switch (event?.type) {
+      case 'message_start':
+        usage = mergeUsage(usage, (event.message as JsonObject | null | undefined)?.usage)
+        return { account: { usage: readUsage(usage) } }
+      case 'message_delta':
+        usage = mergeUsage(usage, event.usage)
+        return { account: { usage: readUsage(usage) } }
+      case 'message_stop':
+        return { ended: 'complete' }
+      case 'error':
+        return { ended: 'upstream_error' }
+      default:
+        return NOTHING
+    }
+  }
 }
 
 const UNFINISHED_STATUSES: readonly unknown[] = ['queued', 'in_progress']

@@ -1,6 +1,6 @@
 // One request's stay in the Worker: its id, what is known of it so far, and the one log line that it leaves.
 import type { Clock } from '../shared/clock.ts'
-import { type ErrorShape, errorShapeOf } from '../shared/dialect.ts'
+import { type ErrorShape, errorShapeOf, requestIdHeaders } from '../shared/dialect.ts'
 import { acceptableRequestId, HEADER } from '../shared/headers.ts'
 import { type Rejection, rejectionToHttp } from '../shared/rejection.ts'
 import type { Usage } from '../shared/usage.ts'
@@ -19,6 +19,8 @@ export class Visit {
   tenant: string | undefined
   model: string | undefined
   session: SessionOutcome
+  /** `hit`: answered here; `router`: by the router's cache. */
+  cache: 'hit' | 'router' | 'bypass' | 'miss' | 'stale' | 'request' | undefined
   /** Of the Responses API: one response's usage may be told in several lines, and counts once. */
   responseId: string | undefined
   readonly #request: Request
@@ -37,11 +39,16 @@ export class Visit {
     this.#startedMs = clock.monotonicMs()
   }
 
+  /** Writes the request's id where the caller looks for it. */
+  name(headers: Headers): void {
+    for (const name of requestIdHeaders(this.shape)) headers.set(name, this.requestId)
+  }
+
   /** The refusal as an answer in the caller's shape, and the end of the visit. */
   refuse(rejection: Rejection, extraHeaders: Record<string, string> = {}): Response {
     const { status, headers, body } = rejectionToHttp(rejection, this.shape)
     const answer = new Response(body, { status, headers: { ...headers, ...extraHeaders } })
-    answer.headers.set(HEADER.requestId, this.requestId)
+    this.name(answer.headers)
     // An SDK tries again by itself; when it already has, the next try is for people to decide.
     if (Number(this.#request.headers.get('x-stainless-retry-count')) > 0) answer.headers.set('x-should-retry', 'false')
     this.#leave(status, this.#request.signal.aborted ? 'client_abort' : rejection.reason)
@@ -63,6 +70,7 @@ export class Visit {
       route: outcome === 'route-not-found' ? undefined : this.#route.slice(0, CHARS_LOGGED),
       model: this.model?.slice(0, CHARS_LOGGED),
       session: this.session,
+      cache: this.cache,
       status: outcome === 'client_abort' ? STATUS_CLIENT_CLOSED : status,
       outcome,
       responseId: this.responseId?.slice(0, CHARS_LOGGED),

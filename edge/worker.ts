@@ -2,7 +2,7 @@
 // `generate` tells their story.
 import { type Context, Hono } from 'hono'
 import { systemClock } from '../shared/clock.ts'
-import { DIALECT_OF_PATH, responseRouteOf } from '../shared/dialect.ts'
+import { DIALECT_OF_PATH, type Dialect, responseRouteOf } from '../shared/dialect.ts'
 import { HEADER } from '../shared/headers.ts'
 import {
   type Authenticate,
@@ -13,11 +13,13 @@ import {
   type Unauthenticated,
 } from './authenticate.ts'
 import { readAtMost } from './bytes.ts'
+import { cacheDepsOf, followAnswer, storedAnswer } from './cache-step.ts'
 import { type Config, configOf, type Env } from './config.ts'
 import { answerHeaders, forward, type Outgoing, type Rim } from './forward.ts'
 import { meter } from './meter.ts'
 import { limitModelList } from './models.ts'
 import { prepareBody } from './prepare.ts'
+import { consult, type KeptBytes } from './response-cache.ts'
 import { outcomeOf, readSession, renewSession } from './session.ts'
 import { eventTap, plainTap } from './tap.ts'
 import { Visit } from './visit.ts'
@@ -38,7 +40,9 @@ app.use(async (c, next) => {
 })
 app.get('/', (c) => c.json({ name: 'warmpath', api: '/v1', health: '/healthz' })).all(refuseMethod('GET, HEAD'))
 app.get('/healthz', health).all(refuseMethod('GET, HEAD'))
-for (const path of Object.keys(DIALECT_OF_PATH)) app.post(path, generate).all(refuseMethod('POST'))
+for (const [path, dialect] of Object.entries(DIALECT_OF_PATH)) {
+  app.post(path, (c) => generate(c, dialect)).all(refuseMethod('POST'))
+}
 app.get('/v1/responses/:id', storedResponse).all(refuseMethod('GET, HEAD'))
 app.post('/v1/responses/:id/cancel', storedResponse).all(refuseMethod('POST'))
 app.get('/v1/models', models).all(refuseMethod('GET, HEAD'))
@@ -51,7 +55,7 @@ app.onError((error, c) => {
 
 export default app
 
-async function generate(c: Context<Edge>): Promise<Response> {
+async function generate(c: Context<Edge>, dialect: Dialect): Promise<Response> {
   const { visit } = c.var
   const config = configOf(c.env)
 
@@ -59,11 +63,20 @@ async function generate(c: Context<Edge>): Promise<Response> {
   if (!caller.ok) return visit.refuse(caller.rejection)
   const { principal } = caller
 
-  const body = await prepareBody(c.req.raw, DIALECT_OF_PATH[c.req.path], principal.cacheSalt)
+  const body = await prepareBody(c.req.raw, dialect, principal.cacheSalt)
   if (!body.ok) return visit.refuse(body.rejection)
   visit.model = body.model
   const refused = refuseModel(principal, body.model)
   if (refused) return visit.refuse(refused)
+
+  const cache = cacheDepsOf(config, c.req.url)
+  const cacheControl = c.req.raw.headers.get('cache-control')
+  const { cacheScope } = principal
+  const cached = await consult(
+    { scope: cacheScope, dialect, model: body.model, members: body.members, cacheControl },
+    cache,
+  )
+  if (cached.kind === 'hit') return storedAnswer(visit, cached, body)
 
   const scope = { tenant: principal.tenant, keys: config.router.signingKeys, clock: systemClock }
   const session = await readSession(c.req.raw.headers.get(HEADER.sessionToken), scope)
@@ -75,13 +88,23 @@ async function generate(c: Context<Edge>): Promise<Response> {
   const sent = await forward(outgoing, config.router, upstream, RIM)
   if (!sent.ok) return visit.refuse(sent.rejection)
 
-  const headers = answerHeaders(sent.answer, visit.requestId)
+  const headers = answerHeadersOf(visit, sent.answer)
+  const until = (work: Promise<void>) => c.executionCtx.waitUntil(work)
+  const keep = followAnswer(visit, cached, cache, sent.answer, headers, until)
   if (sent.answer.ok) {
     const renewed = await renewSession(session, sent.answer.headers.get(HEADER.pin), scope)
     visit.session = renewed.outcome
     if (renewed.token !== undefined) headers.set(HEADER.sessionToken, renewed.token)
   }
-  return passOn(c, { answer: sent.answer, headers, upstream, usage: body.withholdUsage ? 'withheld' : 'passed' })
+  const { withholdUsage } = body
+  return passOn(c, {
+    answer: sent.answer,
+    headers,
+    upstream,
+    withholdUsage,
+    countedBefore: visit.cache === 'router',
+    keep,
+  })
 }
 
 /**
@@ -105,7 +128,14 @@ async function storedResponse(c: Context<Edge>): Promise<Response> {
   const sent = await forward(outgoing, config.router, upstream, RIM)
   if (!sent.ok) return visit.refuse(sent.rejection)
   const { answer } = sent
-  return passOn(c, { answer, headers: answerHeaders(answer, visit.requestId), upstream, usage: 'told-again' })
+  const headers = answerHeadersOf(visit, answer)
+  return passOn(c, { answer, headers, upstream, withholdUsage: false, countedBefore: true, keep: undefined })
+}
+
+function answerHeadersOf(visit: Visit, answer: Response): Headers {
+  const headers = answerHeaders(answer)
+  visit.name(headers)
+  return headers
 }
 
 /** The parameters by which a stream is taken up again; an engine knows no others. */
@@ -150,7 +180,7 @@ async function models(c: Context<Edge>): Promise<Response> {
   visit.settle(answer.status, 'complete')
   return new Response(limited ? limitModelList(text, principal.models) : text, {
     status: answer.status,
-    headers: answerHeaders(answer, visit.requestId),
+    headers: answerHeadersOf(visit, answer),
   })
 }
 
@@ -184,17 +214,20 @@ type Passage = {
   /** For the caller. */
   readonly headers: Headers
   readonly upstream: AbortController
+  /** The caller did not ask for the usage event. */
+  readonly withholdUsage: boolean
   /**
-   * `told-again`: the answer that made the response told it, and it was counted then. Not so in the background: that
-   * answer came before there was any, so it counts whenever it is fetched, by the response's id once. What nobody
-   * fetches, nobody counts.
+   * The answer was given before, and its usage counted then. Not so in the background: that answer came before there was
+   * any, so it counts whenever it is fetched, by the response's id once. What nobody fetches, nobody counts.
    */
-  readonly usage: 'passed' | 'withheld' | 'told-again'
+  readonly countedBefore: boolean
+  readonly keep: KeptBytes | undefined
 }
 
 /** The answer to the caller: the head at once, the bytes as they come, and with the last of them the visit's end. */
-function passOn(c: Context<Edge>, { answer, headers, upstream, usage }: Passage): Response {
+function passOn(c: Context<Edge>, passage: Passage): Response {
   const { visit } = c.var
+  const { answer, headers, upstream, withholdUsage, countedBefore, keep } = passage
   const { status } = answer
   const streams = headers.get('content-type')?.startsWith('text/event-stream') ?? false
   if (streams) headers.set('cache-control', 'no-cache, no-transform')
@@ -204,13 +237,15 @@ function passOn(c: Context<Edge>, { answer, headers, upstream, usage }: Passage)
     return new Response(null, { status, headers })
   }
   const metered = meter(answer.body, {
-    tap: streams ? eventTap(visit.shape, usage === 'withheld') : plainTap(visit.shape),
+    tap: streams ? eventTap(visit.shape, withholdUsage) : plainTap(visit.shape),
     idleTimeoutMs: configOf(c.env).router.idleTimeoutMs,
     upstream,
     caller: c.req.raw.signal,
+    keep: keep?.push,
     settle: (outcome, account) => {
+      if (keep && outcome === 'complete') c.executionCtx.waitUntil(keep.store())
       visit.responseId = account.responseId
-      const counts = usage !== 'told-again' || account.background
+      const counts = !countedBefore || account.background
       visit.settle(status, outcome, counts ? account.usage : undefined)
     },
   })

@@ -14,6 +14,10 @@ export const HEADER = {
   /** The pin as a caller holds it: inside a token that only the edge makes and reads. */
   sessionToken: 'x-session-token',
   requestId: 'x-request-id',
+  /** The same, where Anthropic's clients look for it. */
+  anthropicRequestId: 'request-id',
+  /** What the model's name stands for in the cluster, see modelVersionOf. From router to edge and no further. */
+  modelVersion: 'x-warmpath-model-version',
 } as const
 
 /** How clients name a session themselves, in the order in which they are believed. The router scopes them by tenant. */
@@ -34,6 +38,7 @@ export const EDGE_FORWARDED_HEADERS = [
   'anthropic-version',
   'anthropic-beta',
   'x-stainless-retry-count',
+  'cache-control',
   ...SESSION_ID_HEADERS,
 ] as const
 
@@ -49,6 +54,8 @@ export const ANSWER_HEADERS = [
   'retry-after',
   'retry-after-ms',
   'x-should-retry',
+  'cache-status',
+  'age',
   HEADER.requestId,
   HEADER.decision,
   HEADER.reason,

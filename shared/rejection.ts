@@ -54,10 +54,28 @@ const TERMS = {
   // The prefill may still be running somewhere: a retry would compute it twice.
   'first-byte-timeout': terms(504, 'server_error', 'timeout', 'api_error', false),
   'total-timeout': terms(504, 'server_error', 'timeout', 'api_error', false),
+  // Asked for by `cache-control: only-if-cached`, with the status that HTTP has for it.
+  'not-cached': terms(504, 'invalid_request_error', 'not_cached', 'not_found_error', false),
   internal: terms(500, 'server_error', 'internal_error', 'api_error', false),
 } as const satisfies Record<string, Terms>
 
 export type RejectionReason = keyof typeof TERMS
+
+/** Anthropic's `error.type` for a status, where an engine names its own. */
+export function anthropicTypeOf(status: number): string {
+  return ANTHROPIC_TYPES[status] ?? (status >= 500 ? 'api_error' : 'invalid_request_error')
+}
+
+const ANTHROPIC_TYPES: Readonly<Record<number, string>> = {
+  401: 'authentication_error',
+  403: 'permission_error',
+  404: 'not_found_error',
+  413: 'request_too_large',
+  429: 'rate_limit_error',
+  503: 'overloaded_error',
+  504: 'timeout_error',
+  529: 'overloaded_error',
+}
 
 /** Clients obey any value, some for an hour: never ask for more than this. */
 export const RETRY_AFTER_SECONDS_MAX = 60

@@ -1,7 +1,9 @@
 // The endpoints of this router and what it knows of each. One mutable record per endpoint lives in here; readers take a
 // snapshot. Effects (scrapes, probes, forwarding) report in, and nothing in here waits or calls out. The list may change
 // at any time, so whoever reports about an endpoint that is gone is not heard, and told nothing.
+import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
+import { modelVersionOf } from '../../shared/cache/key.ts'
 import type { Endpoint, EndpointId, EndpointView } from './endpoint.ts'
 import { type Entry, type ModelListing, NONE, newEntry, type Scrape, viewOf, viewUntilMs } from './entry.ts'
 import type { EngineMetrics } from './metrics-page.ts'
@@ -49,6 +51,11 @@ export type EndpointSet = {
   readonly modelsListed: (id: EndpointId, models: readonly ModelListing[]) => void
   /** Union over the endpoints, first listing wins. */
   readonly modelList: () => readonly ModelListing[]
+  /**
+   * A short name for what the endpoints say this model is: another one as soon as one of them says otherwise. Undefined for
+   * a model that none lists.
+   */
+  readonly modelVersion: (model: string) => string | undefined
   /** Whether this router has work there, or the engine says it has some: busy endpoints are scraped more often. */
   readonly busy: (id: EndpointId) => boolean
   /** Whether it has ever said what it serves. */
@@ -59,6 +66,9 @@ export type EndpointSet = {
   readonly failed: (id: EndpointId, cause: string, refused?: boolean) => void
 }
 
+/** 128 bits of a digest. */
+const VERSION_CHARS = 22
+
 export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => number): EndpointSet {
   // Invariant: `all` holds the values of `entries` in their order. `snapshot` is one of their views that are all set,
   // until `snapshotUntilMs`; `change` is the only way to touch a member that a view shows.
@@ -66,6 +76,8 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
   let all: readonly Entry[] = []
   let snapshot: readonly EndpointView[] | undefined
   let snapshotUntilMs = 0
+  /** By model; forgotten when an endpoint comes, goes or lists its models again. */
+  const versions = new Map<string, string>()
 
   function change(entry: Entry): Entry {
     entry.view = undefined
@@ -74,6 +86,7 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
   }
 
   function replace(wanted: readonly Endpoint[]): SetChange {
+    versions.clear()
     const before = entries
     const added: EndpointId[] = []
     const changed: EndpointId[] = []
@@ -189,6 +202,7 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
     modelsListed(id, models) {
       const entry = entries.get(id)
       if (!entry) return
+      versions.clear()
       const adapters = models.filter(isAdapter)
       change(entry).modelList = models
       entry.models = Object.freeze(models.map((model) => model.id))
@@ -199,6 +213,15 @@ export function createEndpointSet(endpoints: readonly Endpoint[], nowMs: () => n
       const byId = new Map<string, ModelListing>()
       for (const entry of all) for (const model of entry.modelList) if (!byId.has(model.id)) byId.set(model.id, model)
       return [...byId.values()]
+    },
+    modelVersion(model) {
+      const known = versions.get(model)
+      if (known !== undefined) return known
+      const cards = all.flatMap(({ modelList }) => modelList.filter(({ id }) => id === model))
+      if (cards.length === 0) return undefined
+      const version = createHash('sha256').update(modelVersionOf(cards)).digest('base64url').slice(0, VERSION_CHARS)
+      versions.set(model, version)
+      return version
     },
     busy(id) {
       const entry = entries.get(id)

@@ -7,8 +7,8 @@ const COUNT_BYTES = 6
 const NONCE_BYTES = 12
 
 const DECISION_ID = /^d-([0-9a-f]{10})-([0-9a-z]{1,9})$/
-/** Of completions and chats; vLLM puts these before the request id that it was given. */
-const ANSWER_PREFIX = /^(chatcmpl|cmpl)-/
+/** Of completions, chats and messages, and embeddings; vLLM puts these before the request id that it was given. */
+const ANSWER_PREFIX = /^(chatcmpl|cmpl|embd)-/
 const RESPONSE_ID = /^resp_([A-Za-z0-9_-]{16})/
 
 /** Unique across restarts and replicas, short enough to read out. */

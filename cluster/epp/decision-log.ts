@@ -1,4 +1,5 @@
 // Remembers recent decisions for `why`, in a ring bounded by bytes.
+import type { Bypass } from '../../shared/cache/policy.ts'
 import type { Dialect } from '../../shared/dialect.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import type { Usage } from '../../shared/usage.ts'
@@ -19,6 +20,17 @@ export type Attempt = {
   outcome: string
   readonly startedAtMs: number
   endedAtMs: number | undefined
+}
+
+/** What the response cache did for a request. */
+export type CacheNote = {
+  /**
+   * `memory`, `redis`: answered from there. `joined`: got the answer that an equal request was waiting for. `miss`, `stale`:
+   * nothing there, or too old. `request`: the caller wanted a new one. Any other word says why it was not asked.
+   */
+  readonly outcome: 'memory' | 'redis' | 'joined' | 'miss' | 'stale' | 'request' | Bypass
+  /** Of a stored answer: how long it had been there. */
+  readonly ageSeconds?: number
 }
 
 /** A decision and what became of it. The exchange writes into it while it goes on. */
@@ -43,6 +55,8 @@ export type DecisionRecord = {
   session: string | undefined
   /** Set when nothing was to be placed: a response that was made before is fetched or cancelled where it lies. */
   stored: 'fetched' | 'cancelled' | undefined
+  /** Undefined where there was nothing to look up. */
+  cache: CacheNote | undefined
   /** Time in the line before admission. */
   waitedMs: number
   /** Time until the prompt's token ids and what pods hold of them were known. */

@@ -1,7 +1,7 @@
 // A decision in words: the answer to "why did this request go there?".
 import type { EndpointView } from '../endpoints/endpoint.ts'
 import type { Candidate, ProfileRun } from '../scheduling/types.ts'
-import type { DecisionRecord } from './decision-log.ts'
+import type { CacheNote, DecisionRecord } from './decision-log.ts'
 
 /** Plain text, a few lines, for a person at a terminal. */
 export function explain(record: DecisionRecord): string {
@@ -16,8 +16,36 @@ function heading(record: DecisionRecord): string[] {
   return [
     `decision ${id} at ${new Date(atEpochMs).toISOString()}`,
     `request  ${requestId}: ${what}, ${whose}`,
+    ...(record.cache ? [`cache    ${cache(record.cache)}`] : []),
     ...(record.run ? [`prompt   ${prompt(record)}`] : []),
   ]
+}
+
+/** Words for every outcome: a new one does not compile without. */
+const CACHE_WORDS: Readonly<Record<CacheNote['outcome'], string>> = {
+  memory: 'answered from this router’s memory',
+  redis: 'answered from Redis',
+  joined: 'answered with what an equal request was waiting for',
+  miss: 'no answer stored',
+  stale: 'the stored answer was too old',
+  request: 'not read: the caller sent no-cache',
+  off: 'switched off',
+  'no-store': 'not used: the caller sent no-store',
+  dialect: 'not used for this route',
+  scope: 'not used: the caller sent no credentials, so its answers are nobody’s',
+  sampled: 'not used: neither temperature 0 nor a seed, and no max-age asked for',
+  'several-answers': 'not used: several answers or log probabilities, and no max-age asked for',
+  'server-state': 'not used: the engine keeps the answer, or goes on from an earlier one',
+  'server-tools': 'not used: tools that run on the server answer differently each time',
+  'linked-media': 'not used: what stands behind a link may change',
+  'stream-options': 'not used: the stream is to be another than the usual one',
+  'not-canonical': 'not used: the body has a name twice, or text that is none',
+  'model-version': 'not used: no endpoint says what this model is',
+}
+
+function cache({ outcome, ageSeconds }: CacheNote): string {
+  const age = ageSeconds === undefined || outcome === 'joined' ? '' : `, ${ageSeconds} s after it was stored`
+  return `${CACHE_WORDS[outcome]}${age}`
 }
 
 function prompt({ promptTokens, tokensUnknown, lookedUpBy, gatherMs }: DecisionRecord): string {

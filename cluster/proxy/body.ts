@@ -118,10 +118,10 @@ const TAB = 0x09
 const LF = 0x0a
 const CR = 0x0d
 const SPACE = 0x20
-const QUOTE = 0x22
+export const QUOTE = 0x22
 const COMMA = 0x2c
-const COLON = 0x3a
-const BACKSLASH = 0x5c
+export const COLON = 0x3a
+export const BACKSLASH = 0x5c
 const OPEN_BRACE = 0x7b
 const CLOSE_BRACE = 0x7d
 
@@ -181,7 +181,7 @@ function findValueEnd(body: Buffer, start: number): number | BodyFault {
 }
 
 /** The position after the closing quote of the string at `start`, or -1. */
-function stringEnd(body: Buffer, start: number): number {
+export function stringEnd(body: Buffer, start: number): number {
   let at = start + 1
   for (;;) {
     // `at` is never inside an escape here.

@@ -1,6 +1,7 @@
 // Who is calling: the edge, proven by its signature, or anybody else.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
+import { authorizationScope, type CacheScope, tenantScope } from '../../shared/cache/key.ts'
 import { HEADER } from '../../shared/headers.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import {
@@ -66,6 +67,19 @@ export function createIdentifyCaller(
     if (!seen.add(nonce)) return refuse('the signature was used before')
     return { ok: true, caller: { trusted: true, tenant, pin } }
   }
+}
+
+/**
+ * Whose stored answers a caller may have: its tenant's, or of those who send the same credentials. Undefined for who sends
+ * none: nobody is known to be the same nobody.
+ */
+export function cacheScopeOf({ tenant }: Caller, headers: IncomingHttpHeaders): CacheScope | undefined {
+  if (tenant !== undefined) return tenantScope(tenant)
+  // Where Anthropic's clients put their key.
+  const name = headers.authorization ? 'authorization' : 'x-api-key'
+  const credentials = headers[name]
+  if (typeof credentials !== 'string' || credentials === '') return undefined
+  return authorizationScope(createHash('sha256').update(`${name}\n${credentials}`).digest('base64url'))
 }
 
 function pinOf(headers: IncomingHttpHeaders): string | undefined {

@@ -9,6 +9,7 @@ import type { DecisionLog } from '../epp/decision-log.ts'
 import type { Pins } from '../epp/pins.ts'
 import type { Sessions } from '../epp/sessions.ts'
 import type { SendLeg } from '../legs/leg.ts'
+import type { CachingDeps } from './cache-step.ts'
 import type { IdentifyCaller } from './caller.ts'
 import type { ExchangeDeps, Timeouts } from './exchange.ts'
 import type { RouterMetrics } from './metrics.ts'
@@ -20,6 +21,7 @@ export type ProxyDeps = {
   readonly admission: Admission
   readonly identify: IdentifyCaller
   readonly gather: GatherDeps
+  readonly caching: CachingDeps
   readonly sessions: Sessions
   readonly pins: Pins
   readonly send: SendLeg

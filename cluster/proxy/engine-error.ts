@@ -1,9 +1,10 @@
-// What an engine's error means to a caller. vLLM speaks OpenAI's shape for most errors, FastAPI's for unknown routes, and
-// a bare string for a wrong API key.
-import type { Rejection } from '../../shared/rejection.ts'
+// What an engine's error means to a caller. vLLM speaks OpenAI's shape for most errors, Anthropic's with names of its own
+// for those of messages that it has read, FastAPI's for unknown routes, and a bare string for a wrong API key.
+import type { ErrorShape } from '../../shared/dialect.ts'
+import { anthropicTypeOf, type Rejection } from '../../shared/rejection.ts'
 
 export type EngineError =
-  /** The engine's own words in OpenAI's shape: passed on with this status. */
+  /** The engine's own words in the caller's shape: passed on with this status. */
   | { readonly type: 'answer'; readonly status: number; readonly body: string }
   /** Not the caller's business as it is: told as a refusal of ours. */
   | { readonly type: 'refusal'; readonly rejection: Rejection }
@@ -12,7 +13,7 @@ export type EngineError =
 export const ERROR_BYTES_MAX = 64 * 1024
 
 /** Reads a whole error answer. */
-export function readEngineError(status: number, body: string): EngineError {
+export function readEngineError(status: number, body: string, shape: ErrorShape): EngineError {
   const message = messageOf(body)
   if (status < 400) {
     const message = `The engine answered ${status}, a redirect: its URL in the router’s configuration is not an engine’s.`
@@ -29,19 +30,26 @@ export function readEngineError(status: number, body: string): EngineError {
       rejection: { reason: 'engine-unreachable', message: `The engine took no request: ${why}`, retryAfterSeconds: 1 },
     }
   }
-  const told = { message: message ?? `The engine answered ${status}.`, type: typeOf(status), param: null, code: status }
-  const known = errorOf(body)
-  return { type: 'answer', status, body: JSON.stringify({ error: { ...told, ...known } }) }
+  const words = message ?? `The engine answered ${status}.`
+  if (shape === 'anthropic') {
+    const error = { type: anthropicTypeOf(status), message: words }
+    return { type: 'answer', status, body: JSON.stringify({ type: 'error', error }) }
+  }
+  const told = { message: words, type: typeOf(status), param: null, code: status }
+  return { type: 'answer', status, body: JSON.stringify({ error: { ...told, ...errorOf(body) } }) }
 }
 
-/** The error in a stream's first event, `data: {"error": {…}}`: its code is the status it should have had. */
-export function readErrorEvent(event: string): EngineError {
+/**
+ * The error in a stream's first event, `data: {"error": {…}}`: its code is the status it should have had. The events of
+ * messages have none; what vLLM tells there is always a failure of its own.
+ */
+export function readErrorEvent(event: string, shape: ErrorShape): EngineError {
   const start = event.indexOf('{')
   const end = event.indexOf('\n\n')
   const body = event.slice(start, end === -1 ? undefined : end)
   const code = errorOf(body)?.code
   const status = typeof code === 'number' && code >= 400 && code <= 599 ? code : 500
-  return readEngineError(status, body)
+  return readEngineError(status, body, shape)
 }
 
 function errorOf(body: string): { readonly message: string; readonly code?: unknown } | undefined {
@@ -53,17 +61,19 @@ function errorOf(body: string): { readonly message: string; readonly code?: unkn
 function messageOf(body: string): string | undefined {
   const known = errorOf(body)?.message
   if (known !== undefined) return known
-  const { detail, error } = parsed(body)
-  if (typeof detail === 'string') return detail
-  return typeof error === 'string' ? error : undefined
+  // The last is an error event's of /v1/responses.
+  const { detail, error, message } = parsed(body)
+  return [detail, error, message].find((words) => typeof words === 'string')
 }
 
-function parsed(body: string): { readonly error?: unknown; readonly detail?: unknown } {
+const NO_WORDS = { error: undefined, detail: undefined, message: undefined }
+
+function parsed(body: string): Readonly<Record<'error' | 'detail' | 'message', unknown>> {
   try {
     const value: unknown = JSON.parse(body)
-    return typeof value === 'object' && value !== null ? value : {}
+    return typeof value === 'object' && value !== null ? { ...NO_WORDS, ...value } : NO_WORDS
   } catch {
-    return {}
+    return NO_WORDS
   }
 }
 

@@ -1,14 +1,10 @@
 // From a caller's body to the one an engine gets: what the caller may not say is dropped, usage is always asked for.
-import type { Dialect } from '../../shared/dialect.ts'
-import {
-  CALLER_FORBIDDEN_MEMBERS,
-  RESPONSES_FORBIDDEN_MEMBERS,
-  ROUTER_ONLY_MEMBERS,
-} from '../../shared/engine-controls.ts'
+import { DIALECTS, type Dialect } from '../../shared/dialect.ts'
+import { CALLER_FORBIDDEN_MEMBERS, ROUTER_ONLY_MEMBERS } from '../../shared/engine-controls.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import { readStreamWish } from '../../shared/stream-wish.ts'
 import type { Prompt } from '../tokens/tokenizer.ts'
-import { findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
+import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
 import { promptOf } from './prompt.ts'
 
 /** Until token ids are known: four bytes to a token. */
@@ -25,6 +21,9 @@ export type EngineRequest = {
   readonly withholdUsage: boolean
   readonly promptTokensEstimate: number
   readonly body: Buffer
+  /** The caller's body, and where the members stand in it that go on: what the response cache makes its key of. */
+  readonly source: Buffer
+  readonly members: readonly BodyMember[]
   /** Made when it is asked for: not every request needs it. */
   readonly prompt: () => Prompt
   /** What scopes the prompt's blocks in the engine's cache: the edge's word for the tenant. */
@@ -37,7 +36,6 @@ export type EngineRequest = {
 
 const FORBIDDEN_TO_STRANGERS = new Set(CALLER_FORBIDDEN_MEMBERS)
 const FORBIDDEN_TO_ALL = new Set(ROUTER_ONLY_MEMBERS)
-const FORBIDDEN_IN_RESPONSES = new Set(RESPONSES_FORBIDDEN_MEMBERS)
 
 /** @param trusted the edge made this body, so its cache_salt, priority and vllm_xargs stay. */
 export function prepareEngineRequest(
@@ -62,15 +60,14 @@ export function prepareEngineRequest(
   const previous = findMember(members, 'previous_response_id')
   const previousResponseId = dialect === 'responses' ? stringMember(body, previous) : undefined
 
-  const wish = readStreamWish(textOf('stream'), textOf('stream_options'))
+  const wish = readStreamWish(dialect, textOf('stream'), textOf('stream_options'))
   if (!wish.ok) return wish
-  // A stream of responses ends with its usage, asked or not.
-  const withholdUsage = dialect !== 'responses' && wish.stream && !wish.asksUsage
-  const set = new Map(withholdUsage ? [['stream_options', wish.optionsAskingUsage]] : [])
+  const { askUsageBy } = wish
+  const set = new Map(askUsageBy === undefined ? [] : [['stream_options', askUsageBy]])
 
   const forbidden = trusted ? FORBIDDEN_TO_ALL : FORBIDDEN_TO_STRANGERS
-  const drop = (name: string): boolean =>
-    forbidden.has(name) || (dialect === 'responses' && FORBIDDEN_IN_RESPONSES.has(name))
+  const { forbidden: forbiddenHere } = DIALECTS[dialect]
+  const drop = (name: string): boolean => forbidden.has(name) || forbiddenHere.includes(name)
   const rewritten = rewriteBody(body, members, drop, set)
   return {
     ok: true,
@@ -78,9 +75,11 @@ export function prepareEngineRequest(
       dialect,
       model,
       stream: wish.stream,
-      withholdUsage,
+      withholdUsage: askUsageBy !== undefined,
       promptTokensEstimate: Math.ceil(body.length / BYTES_PER_TOKEN),
       body: rewritten,
+      source: body,
+      members: members.filter(({ name }) => !drop(name)),
       prompt: () => promptOf(dialect, body, members),
       cacheSalt: trusted ? stringMember(body, findMember(members, 'cache_salt')) : undefined,
       promptCacheKey: stringMember(body, findMember(members, 'prompt_cache_key')),

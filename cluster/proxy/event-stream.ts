@@ -1,39 +1,45 @@
 // The one look that the router takes at a streamed answer. It finds event boundaries, the usage event, the terminal event
 // and an error, on bytes and without parsing more than the usage event: this runs once per streamed token.
-import type { Dialect } from '../../shared/dialect.ts'
-import { readUsage, type Usage } from '../../shared/usage.ts'
+import type { ErrorShape } from '../../shared/dialect.ts'
+import { mergeUsage, readUsage, type Usage, type UsageMembers } from '../../shared/usage.ts'
 
 /**
  * An event longer than this is passed on unread. vLLM's are a few hundred bytes, with logprobs some thousand; those of a
  * response repeat its instructions and tools, which may fill a request.
  */
-const EVENT_BYTES_MAX = { chat: 1024 * 1024, completions: 1024 * 1024, responses: 9 * 1024 * 1024 }
+const EVENT_BYTES_MAX = { openai: 1024 * 1024, responses: 9 * 1024 * 1024, anthropic: 1024 * 1024 }
 
 const LF = 0x0a
 const BLANK_LINE = Buffer.from('\n\n')
 const BLANK_LINE_CRLF = Buffer.from('\r\n\r\n')
-const ERROR_START = Buffer.from('data: {"error"')
+const ERROR_DATA = Buffer.from('data: {"error"')
+const ERROR_EVENT = Buffer.from('event: error')
+const ERROR_STARTS = { openai: [ERROR_DATA], responses: [ERROR_DATA, ERROR_EVENT], anthropic: [ERROR_EVENT] }
 const NO_CHOICES = Buffer.from('"choices":[]')
 const DONE_START = Buffer.from('data: [DONE]')
 /** The last events of a response: it has no `[DONE]`. */
 const RESPONSE_ENDS = ['completed', 'incomplete', 'failed'].map((how) => Buffer.from(`event: response.${how}\n`))
+/** The first of these has the prompt's usage, the second all of it, the third ends the message. */
+const MESSAGE_EVENT_START = Buffer.from('event: message_')
+const MESSAGE_END = Buffer.from('event: message_stop')
 
 const NOTHING = Buffer.alloc(0)
 
 /** Invariant: `#partial` holds the bytes after the last event boundary, and none of them has been handed out. */
 export class EventStream {
   readonly #withholdUsage: boolean
-  readonly #dialect: Dialect
+  readonly #shape: ErrorShape
   #partial: Buffer = NOTHING
   #unreadable = false
   #done = false
   #failed = false
   #usage: Usage | undefined
+  #usageTold: UsageMembers | undefined
 
   /** @param withholdUsage drop the event without choices: the caller did not ask for usage, the router did. */
-  constructor(withholdUsage: boolean, dialect: Dialect = 'chat') {
+  constructor(withholdUsage: boolean, shape: ErrorShape = 'openai') {
     this.#withholdUsage = withholdUsage
-    this.#dialect = dialect
+    this.#shape = shape
   }
 
   /** The terminal event was seen: the answer is whole. */
@@ -63,7 +69,7 @@ export class EventStream {
       const boundary = lastBoundary(bytes)
       this.#partial = bytes.subarray(boundary)
       bytes = bytes.subarray(0, boundary)
-      if (this.#partial.length > EVENT_BYTES_MAX[this.#dialect]) return this.#giveUp(bytes)
+      if (this.#partial.length > EVENT_BYTES_MAX[this.#shape]) return this.#giveUp(bytes)
     }
     return bytes.length === 0 ? NOTHING : this.#read(bytes)
   }
@@ -77,8 +83,9 @@ export class EventStream {
 
   /** Only whole events. Each search is one native scan of a few hundred bytes. */
   #read(events: Buffer): Buffer {
-    if (startsAnEvent(events, ERROR_START)) this.#failed = true
-    if (this.#dialect === 'responses') return this.#readResponse(events)
+    if (ERROR_STARTS[this.#shape].some((start) => startsAnEvent(events, start))) this.#failed = true
+    if (this.#shape === 'responses') return this.#readResponse(events)
+    if (this.#shape === 'anthropic') return this.#readMessage(events)
     if (startsAnEvent(events, DONE_START)) this.#done = true
     const at = events.indexOf(NO_CHOICES)
     return at === -1 ? events : this.#readUsage(events, at)
@@ -88,6 +95,15 @@ export class EventStream {
     if (!RESPONSE_ENDS.some((end) => startsAnEvent(events, end))) return events
     this.#done = true
     this.#usage = usageOfAnswer(events)
+    return events
+  }
+
+  /** Its usage comes unasked, in events that say other things too: nothing is withheld. */
+  #readMessage(events: Buffer): Buffer {
+    if (!startsAnEvent(events, MESSAGE_EVENT_START)) return events
+    if (startsAnEvent(events, MESSAGE_END)) this.#done = true
+    this.#usageTold = usageOfMessage(events, this.#usageTold)
+    this.#usage = readUsage(this.#usageTold)
     return events
   }
 
@@ -111,7 +127,7 @@ export class EventStream {
 
 /** Whether these events begin with an error. */
 export function isErrorEvent(events: Buffer): boolean {
-  return events.subarray(0, ERROR_START.length).equals(ERROR_START)
+  return [ERROR_DATA, ERROR_EVENT].some((start) => events.subarray(0, start.length).equals(start))
 }
 
 /** What a model writes can hold these words too, but never after a line break: inside JSON that is escaped. */
@@ -147,6 +163,22 @@ function usageOfEvent(event: Buffer): Usage | undefined {
     return undefined
   }
 }
+
+function usageOfMessage(events: Buffer, before: UsageMembers | undefined): UsageMembers | undefined {
+  let told = before
+  for (const event of events.toString().split(/\r?\n\r?\n/)) {
+    if (!event.startsWith('event: message_')) continue
+    try {
+      const { message, usage } = JSON.parse(event.slice(event.indexOf('{'))) as EventOfMessage
+      told = mergeUsage(told, message?.usage ?? usage)
+    } catch {
+      // It tells nothing.
+    }
+  }
+  return told
+}
+
+type EventOfMessage = { readonly message?: { readonly usage?: unknown } | null; readonly usage?: unknown }
 
 const USAGE_START = Buffer.from('"usage":{')
 

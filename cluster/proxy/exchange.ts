@@ -1,13 +1,14 @@
 // One admitted request on its way to an engine and back: sent to the chosen endpoint, once more to the next best while
 // nothing was answered, streamed with both sides torn down when either goes. Per chunk this is the hot path.
 import type { ServerResponse } from 'node:http'
-import type { Dialect, ErrorShape } from '../../shared/dialect.ts'
+import type { ErrorShape } from '../../shared/dialect.ts'
 import { errorEvent, type Rejection, rejectionToHttp } from '../../shared/rejection.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet, Passage } from '../endpoints/set.ts'
 import type { Attempt, DecisionRecord } from '../epp/decision-log.ts'
 import type { Leg, LegEvents, LegFailure, LegRequest, SendLeg } from '../legs/leg.ts'
 import { beginAnswer } from './answer-writer.ts'
+import type { Keeping } from './cache-step.ts'
 import { type EngineError, ERROR_BYTES_MAX, readEngineError, readErrorEvent } from './engine-error.ts'
 import { EventStream, isErrorEvent, usageOfAnswer } from './event-stream.ts'
 
@@ -53,7 +54,6 @@ export type Destination = {
 
 export type ExchangeRequest = {
   readonly destinationOf: (endpoint: EndpointId) => Destination
-  readonly dialect: Dialect
   readonly shape: ErrorShape
   /** The caller did not ask for usage, the router did. */
   readonly withholdUsage: boolean
@@ -61,6 +61,8 @@ export type ExchangeRequest = {
   readonly order: readonly EndpointId[]
   /** What a refused connection means where the engine's memory is what was asked for: it has ended, and that with it. */
   readonly whenRefused?: Rejection | undefined
+  /** Told of a good answer that may be kept. */
+  readonly keeping?: Keeping | undefined
   /** Called with the head of a good answer; gives what the answer's headers get besides. */
   readonly serving: (endpoint: EndpointId) => Readonly<Record<string, string>>
 }
@@ -174,6 +176,7 @@ class Exchange implements LegEvents {
     if (this.#contentType.startsWith('text/event-stream')) this.#events = this.#newStream()
     else if (typeof contentLength === 'string') this.#contentLength = contentLength
     this.#stage = status >= 300 ? 'error' : 'held'
+    if (status === 200) this.#request.keeping?.begin(this.#events !== undefined)
   }
 
   data(chunk: Buffer): void {
@@ -182,14 +185,15 @@ class Exchange implements LegEvents {
     if (this.#stage === 'error') {
       this.#keep(chunk, ERROR_BYTES_MAX)
       // Too long to be an error: nobody reads on, its status says enough.
-      if (!this.#kept) this.#refuseByEngine(readEngineError(this.#status, ''))
+      if (!this.#kept) this.#refuseByEngine(readEngineError(this.#status, '', this.#request.shape))
       return
     }
+    this.#request.keeping?.push(chunk)
     const bytes = this.#events ? this.#events.push(chunk) : this.#read(chunk)
     if (bytes.length === 0) return
     if (this.#stage === 'held') {
       if (this.#events && isErrorEvent(bytes)) {
-        this.#refuseByEngine(readErrorEvent(bytes.toString()))
+        this.#refuseByEngine(readErrorEvent(bytes.toString(), this.#request.shape))
         return
       }
       this.#sendHead(nowMs)
@@ -204,7 +208,7 @@ class Exchange implements LegEvents {
   end(): void {
     if (this.#stage === 'error') {
       const body = Buffer.concat(this.#kept ?? []).toString()
-      this.#refuseByEngine(readEngineError(this.#status, body))
+      this.#refuseByEngine(readEngineError(this.#status, body, this.#request.shape))
       return
     }
     if (this.#stage === 'held' && this.#events) {
@@ -220,6 +224,7 @@ class Exchange implements LegEvents {
     if (this.#events) this.#endStream(this.#events)
     else {
       if (this.#kept) this.#record.usage = usageOfAnswer(Buffer.concat(this.#kept))
+      this.#request.keeping?.over(true)
       this.#settle('completed', 'answered', 'completed')
     }
     this.#res.end()
@@ -296,7 +301,7 @@ class Exchange implements LegEvents {
   // What this does about it.
 
   #newStream(): EventStream {
-    return new EventStream(this.#request.withholdUsage, this.#request.dialect)
+    return new EventStream(this.#request.withholdUsage, this.#request.shape)
   }
 
   #mayTryNext(): boolean {
@@ -346,8 +351,10 @@ class Exchange implements LegEvents {
     // What ends in no event goes on only behind a whole answer: before an error event it would make that unreadable.
     if (events.done) this.#write(events.rest())
     if (events.failed) this.#settle('completed', 'answered', 'ended with an error event of the engine')
-    else if (events.done) this.#settle('completed', 'answered', 'completed')
-    else {
+    else if (events.done) {
+      this.#request.keeping?.over(true)
+      this.#settle('completed', 'answered', 'completed')
+    } else {
       const message = 'The engine closed the stream before the answer was complete.'
       this.#write(Buffer.from(errorEvent(this.#request.shape, 'upstream_truncated', message)))
       this.#settle('failed', 'closed the stream early', 'truncated')

@@ -1,9 +1,11 @@
 // The router's own metrics. Labels are bounded: routes and refusals are closed sets, models are those that engines list.
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { MemoryTier } from '../cache/memory.ts'
+import type { RedisLookup, RedisSave, RedisTier } from '../cache/redis.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import type { Admission } from '../epp/admission.ts'
-import type { DecisionLog } from '../epp/decision-log.ts'
+import type { CacheNote, DecisionLog } from '../epp/decision-log.ts'
 import type { KvIndex } from '../kv/kv-index.ts'
 import type { KvWatch } from '../kv/watch.ts'
 
@@ -11,6 +13,7 @@ const TTFT_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5]
 const ERROR_BUCKETS = [0, 16, 32, 64, 128, 512, 2_048, 8_192, 32_768, 131_072]
 const LOOKUP_BUCKETS = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
+const REDIS_BUCKETS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 const DECISION_BUCKETS = [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.03, 0.1]
 
 const SCRAPE_OUTCOMES = ['ok', 'failed'] as const
@@ -31,6 +34,10 @@ export type RouterMetrics = {
   /** Cached tokens as predicted, and as the engine told them. */
   readonly predicted: (endpoint: EndpointId, predicted: number, actual: number) => void
   readonly reloaded: (ok: boolean) => void
+  /** What the response cache did for a request: one of a closed set of words. */
+  readonly cacheAsked: (outcome: CacheNote['outcome']) => void
+  readonly redisAsked: (outcome: RedisLookup, seconds: number) => void
+  readonly redisSaved: (outcome: RedisSave) => void
   /** Of an endpoint that is gone nothing is told any more. */
   readonly forget: (endpoint: EndpointId) => void
 }
@@ -41,6 +48,9 @@ export type MetricsDeps = {
   readonly decisions: DecisionLog
   readonly index: KvIndex
   readonly watch: KvWatch
+  readonly memory: Pick<MemoryTier, 'bytes' | 'entries'>
+  /** Undefined where there is none. */
+  readonly redisState: () => ReturnType<RedisTier['state']> | undefined
 }
 
 export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
@@ -130,7 +140,27 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
     labelNames: ['outcome'],
     registers,
   })
+  const cacheRequests = new Counter({
+    name: 'warmpath_response_cache_requests_total',
+    help: 'Requests by what the response cache did: memory, redis and joined answered; the rest went to an engine.',
+    labelNames: ['outcome'],
+    registers,
+  })
+  const redisLookups = new Histogram({
+    name: 'warmpath_redis_lookup_seconds',
+    help: 'Look-ups of stored answers in Redis, by outcome.',
+    labelNames: ['outcome'],
+    buckets: REDIS_BUCKETS,
+    registers,
+  })
+  const redisSaves = new Counter({
+    name: 'warmpath_redis_saves_total',
+    help: 'Answers that were to be saved in Redis, by outcome.',
+    labelNames: ['outcome'],
+    registers,
+  })
   registerGauges(registers, deps)
+  registerResponseCacheGauges(registers, deps)
   registerCacheGauges(registers, deps)
 
   return {
@@ -155,6 +185,9 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
       predictedTokens.remove({ endpoint })
       actualTokens.remove({ endpoint })
     },
+    cacheAsked: (outcome) => cacheRequests.inc({ outcome }),
+    redisAsked: (outcome, seconds) => redisLookups.observe({ outcome }, seconds),
+    redisSaved: (outcome) => redisSaves.inc({ outcome }),
     reloaded: (ok) => reloads.inc({ outcome: ok ? 'applied' : 'refused' }),
     scraped: (endpoint, ok) => scrapes.inc({ endpoint, outcome: ok ? 'ok' : 'failed' }),
   }
@@ -218,6 +251,36 @@ function registerGauges(registers: Registry[], { endpoints, admission, decisions
     registers,
     collect() {
       this.set(decisions.size().bytes)
+    },
+  })
+}
+
+function registerResponseCacheGauges(registers: Registry[], { memory, redisState }: MetricsDeps): void {
+  new Gauge({
+    name: 'warmpath_response_cache_bytes',
+    help: 'Memory of stored answers in this process.',
+    registers,
+    collect() {
+      this.set(memory.bytes())
+    },
+  })
+  new Gauge({
+    name: 'warmpath_response_cache_entries',
+    help: 'Stored answers in this process.',
+    registers,
+    collect() {
+      this.set(memory.entries())
+    },
+  })
+  new Gauge({
+    name: 'warmpath_redis_up',
+    help: '1 while Redis answers, 0 while it does not; absent where none is configured.',
+    registers,
+    collect() {
+      this.reset()
+      const state = redisState()
+      if (state === undefined) this.remove()
+      else this.set(state === 'connected' ? 1 : 0)
     },
   })
 }

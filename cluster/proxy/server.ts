@@ -1,13 +1,14 @@
 // The router's door: HTTP in, an engine's answer out. `answer` tells a request's story from top to bottom; everything it
 // calls is a step.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { DIALECT_OF_PATH, errorShapeOf, responseRouteOf } from '../../shared/dialect.ts'
+import { DIALECT_OF_PATH, errorShapeOf, requestIdHeaders, responseRouteOf } from '../../shared/dialect.ts'
 import { acceptableRequestId, HEADER } from '../../shared/headers.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import { gatherPrompt } from '../epp/context.ts'
 import { decide, RESPONSE_GONE } from '../epp/decide.ts'
 import { createDecisionIds } from '../epp/decision-id.ts'
 import { trimRun } from '../epp/decision-log.ts'
+import { askCache, sendStored } from './cache-step.ts'
 import { exchangeDeps, type ProxyDeps } from './deps.ts'
 import { prepareEngineRequest } from './engine-request.ts'
 import { runExchange } from './exchange.ts'
@@ -42,7 +43,7 @@ export function createProxy(deps: ProxyDeps): Server {
 function route(deps: ProxyDeps, id: string, req: IncomingMessage, res: ServerResponse): void {
   const path = pathOf(req)
   const requestId = acceptableRequestId(headerOf(req, HEADER.requestId)) ?? `req_${id}`
-  res.setHeader(HEADER.requestId, requestId)
+  for (const name of requestIdHeaders(errorShapeOf(path))) res.setHeader(name, requestId)
 
   if (path === '/healthz') return sendJson(res, 200, { status: 'ok' })
   if (path === '/readyz') return ready(deps, res)
@@ -112,6 +113,20 @@ async function answer(
   const { model } = request
 
   const record = newRecord(arrival, request, caller.tenant, startedAtMs, deps.epochMs())
+  if (caller.trusted) tellModelVersion(deps, model, res)
+  const cached = await askCache(deps.caching, caller, request, req, res)
+  record.cache = cached.note
+  res.setHeader('cache-status', cached.status)
+  if (res.destroyed) return conclude('the caller left while it waited for an equal request', 499)
+  if (cached.kind === 'refused') return turnDown(cached.rejection)
+  if (cached.kind === 'stored') {
+    sendStored(res, cached, request, arrival.id, deps.epochMs())
+    return conclude('answered from the response cache', 200)
+  }
+  const { keeping } = cached
+  // Whatever happens below, those who wait for the same are told. Again is harmless.
+  res.once('close', () => keeping?.over(false))
+
   const enteredAtMs = nowMs()
   const admitted = await admission.enter((left) => res.once('close', left))
   record.waitedMs = nowMs() - enteredAtMs
@@ -158,11 +173,11 @@ async function answer(
     exchangeDeps(deps),
     {
       destinationOf: destinationsOf(deps, req, arrival.id, request, scope, facts),
-      dialect: arrival.dialect,
       shape,
       withholdUsage: request.withholdUsage,
       order: decode.order,
       whenRefused: origin.bound && RESPONSE_GONE,
+      keeping,
       serving: servedBy(deps, caller, origin.session),
     },
     record,
@@ -192,9 +207,16 @@ async function answer(
 
   function finish(status: number): void {
     // Any other name is the caller's invention: labels are bounded.
-    metrics.answered(pathOf(req), record.run?.chosen ? model : 'unknown', status)
+    const known = record.run?.chosen !== undefined || cached.kind === 'stored'
+    metrics.answered(pathOf(req), known ? model : 'unknown', status)
     deps.log.info(summaryOf(record, status), 'request')
   }
+}
+
+/** The edge makes its own keys of it. */
+function tellModelVersion({ caching }: ProxyDeps, model: string, res: ServerResponse): void {
+  const version = caching.modelVersion(model)
+  if (version !== undefined) res.setHeader(HEADER.modelVersion, version)
 }
 
 function ready({ notReady, endpoints }: ProxyDeps, res: ServerResponse): void {

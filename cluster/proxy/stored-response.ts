@@ -51,7 +51,6 @@ export async function answerStored(
     exchangeDeps(deps),
     {
       destinationOf: () => ({ leg, cachedTokens: undefined, promptTokens: 0, cold: false, rank: undefined }),
-      dialect: arrival.dialect,
       shape: errorShapeOf(pathOf(req)),
       withholdUsage: false,
       order: [endpoint],

@@ -58,6 +58,53 @@ describe('a mistake in the configuration is one line that names place and fix', 
   })
 })
 
+describe('the response cache', () => {
+  const endpoints = ['http://127.0.0.1:8001']
+  const cacheOf = (over: object, text = '') =>
+    loadRouterConfig(text === '' ? undefined : 'router.yaml', { endpoints, ...over }, text).cache
+
+  it('is on, in memory, for deterministic requests', () => {
+    expect(cacheOf({})).toEqual({
+      keep: 'deterministic',
+      toolCalls: false,
+      ttlSeconds: 3_600,
+      memoryBytes: 134_217_728,
+      redis: undefined,
+      epoch: '',
+    })
+  })
+  it.each([
+    ['false', '', true],
+    ['0', '', true],
+    ['true', 'cache: { enabled: false }', false],
+    ['', 'cache: { enabled: false }', true],
+    [undefined, 'cache: { enabled: false }', true],
+    [undefined, '', false],
+  ])('CACHE_ENABLED=%s above %j', (cacheEnabled, text, off) => {
+    expect(cacheOf({ cacheEnabled }, text) === undefined).toBe(off)
+  })
+  it('takes the Redis of the flag, then of the file', () => {
+    const file = 'cache: { redis: "redis://file:6379" }'
+    expect(cacheOf({ redis: 'redis://flag:6379' }, file)?.redis).toBe('redis://flag:6379')
+    expect(cacheOf({ redis: '' }, file)?.redis).toBe('redis://file:6379')
+  })
+  it.each([
+    [{ cacheEnabled: 'maybe' }, 'CACHE_ENABLED=maybe: expected true or false'],
+    [{ redis: 'http://cache:6379' }, '--redis (or REDIS_URL)'],
+  ])('refuses %j', (over, message) => {
+    expect(() => cacheOf(over)).toThrow(message)
+  })
+  it('names the line of what is wrong in the file, and no password', () => {
+    const text = 'port: 1\ncache:\n  redis: "rediss://:hunter2@/x:y"\n'
+    expect(error(text)).toMatch(/^router.yaml:3: cache.redis: /)
+    expect(error(text)).not.toContain('hunter2')
+    expect(error('cache:\n  keep: some\n')).toBe(
+      'router.yaml:2: cache.keep: expected one of deterministic, all, asked, got "some"',
+    )
+    expect(error('cache:\n  ttlSeconds: 604801\n')).toContain('router.yaml:2: cache.ttlSeconds: expected <=604800')
+  })
+})
+
 describe('what the router listens on', () => {
   const endpoints = ['http://127.0.0.1:8001']
   const keys = `k1:${'s'.repeat(32)}`

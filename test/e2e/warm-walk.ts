@@ -95,7 +95,11 @@ export function describeWarmWalk(name: string, { startEngines, model, blockSizeT
     const page = await (await fetch(`${adminUrl}/metrics`)).text()
     return Number(/^warmpath_kv_index_blocks (\d+)/m.exec(page)?.[1] ?? 0)
   }
-  const echoed = (session: string | undefined) => (session === undefined ? {} : { 'x-session-token': session })
+  /** Pods are asked about here: an answer from the response cache would say nothing of them. */
+  const echoed = (session: string | undefined) => ({
+    'cache-control': 'no-store',
+    ...(session !== undefined && { 'x-session-token': session }),
+  })
   /** What no engine has seen before. */
   const newTopic = () => `Topic ${++fresh}: tell me about it.`
 

@@ -16,7 +16,25 @@ it('reads the timeouts', () => {
   expect(config.router).toMatchObject({ firstByteTimeoutMs: 500, idleTimeoutMs: 30_000 })
 })
 
+it('keeps the answers of deterministic requests for an hour, unless told otherwise', () => {
+  expect(parseConfig(env).cache).toEqual({
+    policy: { keep: 'deterministic', ttlSeconds: 3_600, toolCalls: false },
+    epoch: '',
+  })
+  const told = { RESPONSE_CACHE: 'all', RESPONSE_CACHE_TTL_SECONDS: '60', RESPONSE_CACHE_TOOL_CALLS: 'true' }
+  expect(parseConfig({ ...env, ...told, RESPONSE_CACHE_EPOCH: '2026-11' }).cache).toEqual({
+    policy: { keep: 'all', ttlSeconds: 60, toolCalls: true },
+    epoch: '2026-11',
+  })
+  expect(parseConfig({ ...env, RESPONSE_CACHE: 'off' }).cache.policy).toBeUndefined()
+})
+
 it.each([
+  ['RESPONSE_CACHE', 'sometimes'],
+  ['RESPONSE_CACHE_TTL_SECONDS', '-5'],
+  ['RESPONSE_CACHE_TTL_SECONDS', '604801'],
+  ['RESPONSE_CACHE_TOOL_CALLS', 'some'],
+  ['RESPONSE_CACHE_EPOCH', 'two words'],
   ['KEYS', undefined],
   ['KEY_PEPPER', ''],
   ['KEY_PEPPER', 'too short a pepper'],

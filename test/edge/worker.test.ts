@@ -164,7 +164,12 @@ describe('answers', () => {
         }),
     )
     const answer = await chat(await storedKey(), BODY)
-    expect([...answer.headers.keys()].sort()).toEqual(['content-type', 'x-request-id', 'x-warmpath-decision'])
+    expect([...answer.headers.keys()].sort()).toEqual([
+      'cache-status',
+      'content-type',
+      'x-request-id',
+      'x-warmpath-decision',
+    ])
   })
 
   it('passes refusals of the router unchanged', async () => {
@@ -281,7 +286,7 @@ describe('refusals', () => {
   })
 
   it('speaks Anthropic’s shape below /v1/messages', async () => {
-    const answer = await call('/v1/messages', { method: 'POST' })
+    const answer = await call('/v1/messages/batches', { method: 'POST' })
     expect(answer.status).toBe(404)
     expect(await answer.json()).toMatchObject({ type: 'error', error: { type: 'not_found_error' } })
   })
@@ -364,6 +369,7 @@ describe('the log', () => {
       method: 'POST',
       route: CHAT,
       model: 'tiny',
+      cache: 'bypass',
       status: 200,
       outcome: 'complete',
       ms: expect.any(Number),

@@ -1,4 +1,5 @@
-// `npm run test:real`: makes sure that a real vLLM can run here, installs it where need be, and runs its tests.
+// `npm run test:real`: makes sure that a real vLLM and a real Redis can run here, installs them where need be, and runs
+// their tests.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
@@ -6,6 +7,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cacheDir } from './cache.ts'
+import { installRedis } from './install-redis.ts'
 import { findVllm, installVllm } from './install-vllm.ts'
 import { lookAtMachine, objectionsTo } from './requirements.ts'
 import { makeTinyModel } from './tiny-model.ts'
@@ -19,12 +21,15 @@ function print(line: string): void {
 
 async function main(args: readonly string[]): Promise<number> {
   if (process.env.WARMPATH_SKIP_REAL === '1') {
-    print('SKIPPED: the tests against a real vLLM, because WARMPATH_SKIP_REAL is 1. Nothing of them was run.')
+    print(
+      'SKIPPED: the tests against a real vLLM and a real Redis, because WARMPATH_SKIP_REAL is 1. Nothing of them was run.',
+    )
     return 0
   }
   const objections = objectionsTo(await lookAtMachine(cacheDir()), findVllm() !== undefined)
   if (objections.length > 0) return refuse(objections)
   try {
+    await installRedis(print)
     await installVllm(print)
     await makeTinyModel(print)
   } catch (error) {
@@ -48,7 +53,7 @@ async function runVitest(args: readonly string[]): Promise<number> {
 }
 
 function refuse(reasons: readonly string[]): number {
-  print('\nThe tests against a real vLLM cannot run here:')
+  print('\nThe tests against a real vLLM and a real Redis cannot run here:')
   for (const reason of reasons) print(`  - ${reason}`)
   print('To do without them, set WARMPATH_SKIP_REAL=1.\n')
   print('0 passed, 1 failed')

@@ -9,6 +9,7 @@ const FITTING: Machine = {
   glibc: '2.36',
   avx2: true,
   python: { command: 'python3', minor: 12 },
+  redis: true,
   freeMemoryBytes: 16 * GIB,
   freeDiskBytes: 50 * GIB,
 }
@@ -27,6 +28,7 @@ it.each<[string, Partial<Machine>, RegExp]>([
   ['another C library', { glibc: undefined }, /not glibc/],
   ['an old CPU', { avx2: false }, /no AVX2/],
   ['no fitting Python', { python: undefined }, /no Python 3\.10 to 3\.13 .*name it in PYTHON$/],
+  ['no Redis', { redis: false }, /^no redis-server was found, .*install Redis/],
   ['little memory', { freeMemoryBytes: 3.5 * GIB }, /^3\.5 GiB of memory are free/],
   ['little disk', { freeDiskBytes: 2 * GIB }, /^2\.0 GiB of disk are free .*WARMPATH_CACHE$/],
 ])('%s is named, once', (_, lack, words) => {

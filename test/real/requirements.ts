@@ -1,7 +1,8 @@
-// What a machine needs to run a real vLLM on its CPU, and what to do where something is missing.
+// What a machine needs to run a real vLLM on its CPU and a real Redis, and what to do where something is missing.
 import { readFileSync, statfsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { runCommand } from './command.ts'
+import { canInstallRedis, findRedis } from './install-redis.ts'
 
 export type Machine = {
   /** As Node names them: `linux`, `x64`. */
@@ -12,6 +13,8 @@ export type Machine = {
   readonly avx2: boolean
   /** A Python that can make virtual environments, as [command, minor version of Python 3]; undefined when there is none. */
   readonly python: Python | undefined
+  /** A redis-server, or what downloads one. */
+  readonly redis: boolean
   readonly freeMemoryBytes: number
   readonly freeDiskBytes: number
 }
@@ -27,9 +30,9 @@ const MEMORY_BYTES_LEAST = 7 * GIB
 /** 6 GiB installed and 3 GiB of downloads. */
 const DISK_BYTES_LEAST = 10 * GIB
 
-/** In words, each with what to do about it; empty where a real vLLM can run. */
+/** In words, each with what to do about it; empty where both can run. `installed`: vLLM is. */
 export function objectionsTo(machine: Machine, installed: boolean): readonly string[] {
-  const { platform, arch, glibc, avx2, python, freeMemoryBytes, freeDiskBytes } = machine
+  const { platform, arch, glibc, avx2, python, redis, freeMemoryBytes, freeDiskBytes } = machine
   const objections: string[] = []
   if (platform !== 'linux' || arch !== 'x64') {
     objections.push(`this is ${platform} on ${arch}: vLLM for CPUs is built for Linux on x86-64; use such a machine`)
@@ -40,6 +43,11 @@ export function objectionsTo(machine: Machine, installed: boolean): readonly str
   if (freeMemoryBytes < MEMORY_BYTES_LEAST) {
     objections.push(
       `${gib(freeMemoryBytes)} of memory are free, two engines take ${gib(MEMORY_BYTES_LEAST)}: free some`,
+    )
+  }
+  if (!redis) {
+    objections.push(
+      'no redis-server was found, and no apt-get and dpkg-deb that download one: install Redis 6 or later',
     )
   }
   if (installed) return objections
@@ -65,6 +73,7 @@ export async function lookAtMachine(cache: string): Promise<Machine> {
     glibc: glibcVersion(),
     avx2: platform !== 'linux' || /^flags\s*:.*\bavx2\b/m.test(readFileSync('/proc/cpuinfo', 'utf8')),
     python: await findPython(),
+    redis: findRedis() !== undefined || canInstallRedis(),
     freeMemoryBytes: process.availableMemory(),
     freeDiskBytes: freeBytes(cache),
   }

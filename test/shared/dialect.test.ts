@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { errorShapeOf, responseRouteOf } from '../../shared/dialect.ts'
+import { DIALECT_OF_PATH, errorShapeOf, requestIdHeaders, responseRouteOf } from '../../shared/dialect.ts'
 
 describe('the route of a stored response', () => {
   it.each([
@@ -32,4 +32,22 @@ it.each([
   ['/v1/responsesx', 'openai'],
   ['/v1/messages', 'anthropic'],
   ['/v1/messages/count_tokens', 'anthropic'],
+  ['/v1/messagesx', 'openai'],
+  ['/v1/embeddings', 'openai'],
 ])('errors of %s are told in the shape of %s', (path, shape) => expect(errorShapeOf(path)).toBe(shape))
+
+it('every dialect has the path that its clients call', () => {
+  expect(DIALECT_OF_PATH).toEqual({
+    '/v1/chat/completions': 'chat',
+    '/v1/completions': 'completions',
+    '/v1/responses': 'responses',
+    '/v1/messages': 'messages',
+    '/v1/messages/count_tokens': 'count-tokens',
+    '/v1/embeddings': 'embeddings',
+  })
+})
+
+it("Anthropic's clients find the id of their request, which they read from a header of their own", () => {
+  expect(requestIdHeaders('anthropic')).toEqual(['x-request-id', 'request-id'])
+  expect(requestIdHeaders('responses')).toEqual(['x-request-id'])
+})

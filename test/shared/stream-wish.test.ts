@@ -5,31 +5,36 @@ const ASKING = '{"include_usage":true}'
 
 describe('a wish with one reading', () => {
   it.each([
-    ['nothing said', undefined, undefined, { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
-    ['null for both', 'null', 'null', { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
-    ['no stream', 'false', undefined, { stream: false, asksUsage: false, optionsAskingUsage: ASKING }],
-    ['a stream', 'true', undefined, { stream: true, asksUsage: false, optionsAskingUsage: ASKING }],
-    [
-      'usage asked for',
-      'true',
-      '{"include_usage":true}',
-      { stream: true, asksUsage: true, optionsAskingUsage: ASKING },
-    ],
-    [
-      'usage declined',
-      'true',
-      '{"include_usage":false}',
-      { stream: true, asksUsage: false, optionsAskingUsage: ASKING },
-    ],
-    ['usage null', 'true', '{"include_usage":null}', { stream: true, asksUsage: false, optionsAskingUsage: ASKING }],
+    ['nothing said', undefined, undefined, { stream: false }],
+    ['null for both', 'null', 'null', { stream: false }],
+    ['no stream', 'false', undefined, { stream: false }],
+    ['no stream, with options', 'false', '{"x":1}', { stream: false }],
+    ['a stream', 'true', undefined, { stream: true, askUsageBy: ASKING }],
+    ['usage asked for', 'true', '{"include_usage":true}', { stream: true }],
+    ['usage declined', 'true', '{"include_usage":false}', { stream: true, askUsageBy: ASKING }],
+    ['usage null', 'true', '{"include_usage":null}', { stream: true, askUsageBy: ASKING }],
     [
       'other options, kept as written',
       'true',
       '{ "x" : [1.0, 9007199254740993], "include_\\u0075sage": false }',
-      { stream: true, asksUsage: false, optionsAskingUsage: '{"include_usage":true,"x":[1.0,9007199254740993]}' },
+      { stream: true, askUsageBy: '{"include_usage":true,"x":[1.0,9007199254740993]}' },
     ],
   ])('%s', (_, stream, options, expected) => {
-    expect(readStreamWish(stream, options)).toEqual({ ok: true, ...expected })
+    for (const dialect of ['chat', 'completions'] as const) {
+      expect(readStreamWish(dialect, stream, options)).toEqual({ ok: true, ...expected })
+    }
+  })
+
+  it('needs no options where the usage is told unasked: a stray member is left to the engine', () => {
+    for (const dialect of ['responses', 'messages'] as const) {
+      expect(readStreamWish(dialect, 'true', '"x"')).toEqual({ ok: true, stream: true })
+    }
+  })
+
+  it('is none where nothing streams', () => {
+    for (const dialect of ['embeddings', 'count-tokens'] as const) {
+      expect(readStreamWish(dialect, '"on"', '{}')).toEqual({ ok: true, stream: false })
+    }
   })
 })
 
@@ -38,15 +43,17 @@ describe('what an engine may read otherwise is refused by its name', () => {
   const lax = ['1', '0', '1.0', '"true"', '"on"', '"yes"', '"t"', '"1"', '"false"', '""', '{}', '[]']
 
   it.each(lax)('stream: %s', (stream) => {
-    expect(readStreamWish(stream)).toEqual({
-      ok: false,
-      rejection: { reason: 'invalid-body', message: 'stream must be true or false', param: 'stream' },
-    })
+    for (const dialect of ['chat', 'completions', 'responses', 'messages'] as const) {
+      expect(readStreamWish(dialect, stream)).toEqual({
+        ok: false,
+        rejection: { reason: 'invalid-body', message: 'stream must be true or false', param: 'stream' },
+      })
+    }
   })
 
   it.each(lax)('include_usage: %s, whether it streams or not', (value) => {
     for (const stream of ['true', 'false', undefined]) {
-      expect(readStreamWish(stream, `{"x":1,"include_usage":${value}}`)).toMatchObject({
+      expect(readStreamWish('chat', stream, `{"x":1,"include_usage":${value}}`)).toMatchObject({
         ok: false,
         rejection: { reason: 'invalid-body', param: 'stream_options.include_usage' },
       })
@@ -62,7 +69,7 @@ describe('what an engine may read otherwise is refused by its name', () => {
     '{"include_usage":true,"include_\\u0075sage":false}',
     '{"include_usage":',
   ])('stream_options: %s', (options) => {
-    expect(readStreamWish('true', options)).toMatchObject({
+    expect(readStreamWish('chat', 'true', options)).toMatchObject({
       ok: false,
       rejection: { reason: 'invalid-body', param: 'stream_options' },
     })

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { readUsage } from '../../shared/usage.ts'
+import { mergeUsage, readUsage } from '../../shared/usage.ts'
 
 it.each([
   [
@@ -11,6 +11,21 @@ it.each([
     'of a response',
     { input_tokens: 10, output_tokens: 6, input_tokens_details: { cached_tokens: 4, input_tokens_per_turn: [] } },
     { promptTokens: 10, completionTokens: 6, cachedTokens: 4 },
+  ],
+  [
+    'of a message, whose input counts no token that a cache had a part in',
+    { input_tokens: 3, output_tokens: 6, cache_read_input_tokens: 32, cache_creation_input_tokens: 5 },
+    { promptTokens: 40, completionTokens: 6, cachedTokens: 32 },
+  ],
+  [
+    'of a message where nothing is said of caches',
+    { input_tokens: 9, output_tokens: 0, cache_read_input_tokens: null },
+    { promptTokens: 9, completionTokens: 0, cachedTokens: undefined },
+  ],
+  [
+    'of embeddings',
+    { prompt_tokens: 2, total_tokens: 2, completion_tokens: 0, prompt_tokens_details: null },
+    { promptTokens: 2, completionTokens: 0, cachedTokens: undefined },
   ],
   ['without details', { input_tokens: 10 }, { promptTokens: 10, completionTokens: 0, cachedTokens: undefined }],
   [
@@ -28,3 +43,26 @@ it.each([
   ['that is null, as before the end of a response', null, undefined],
   ['that is text', 'many', undefined],
 ])('usage %s', (_, usage, expected) => expect(readUsage(usage)).toEqual(expected))
+
+it.each([
+  [
+    'the end repeats the input',
+    [
+      { input_tokens: 40, output_tokens: 0 },
+      { input_tokens: 8, output_tokens: 4, cache_read_input_tokens: 32 },
+    ],
+    { promptTokens: 40, completionTokens: 4, cachedTokens: 32 },
+  ],
+  [
+    'the end counts the output alone',
+    [
+      { input_tokens: 8, cache_read_input_tokens: 32, output_tokens: 1 },
+      { output_tokens: 4, input_tokens: null },
+    ],
+    { promptTokens: 40, completionTokens: 4, cachedTokens: 32 },
+  ],
+  ['the end never came', [{ input_tokens: 8 }], { promptTokens: 8, completionTokens: 0, cachedTokens: undefined }],
+  ['nothing is said', [null, 'many'], undefined],
+])('usage of a streamed message where %s', (_, told, expected) => {
+  expect(readUsage(told.reduce<ReturnType<typeof mergeUsage>>(mergeUsage, undefined))).toEqual(expected)
+})

@@ -13,9 +13,12 @@ describe('from an answer back to its decision', () => {
       }),
     )
   })
-  it.each(['chatcmpl-d-0123456789-1z', 'cmpl-d-0123456789-1z', 'd-0123456789-1z'])('%s leads there', (id) => {
-    expect(decisionIdOf(id)).toBe('d-0123456789-1z')
-  })
+  it.each(['chatcmpl-d-0123456789-1z', 'cmpl-d-0123456789-1z', 'embd-d-0123456789-1z', 'd-0123456789-1z'])(
+    '%s leads there',
+    (id) => {
+      expect(decisionIdOf(id)).toBe('d-0123456789-1z')
+    },
+  )
   it('no two decisions of a process, and no two processes, share one', () => {
     const [one, other] = [createDecisionIds(), createDecisionIds()]
     const ids = Array.from({ length: 1_000 }, () => [one(), other()]).flat()

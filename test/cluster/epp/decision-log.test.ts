@@ -51,6 +51,7 @@ function record(id: string, endpoints = 3): DecisionRecord {
     predictedCachedTokens: 768,
     session: undefined,
     stored: undefined,
+    cache: undefined,
     waitedMs: 0.2,
     gatherMs: 1.4,
     decideMs: 0.04,

@@ -237,7 +237,7 @@ function agree(body: Buffer, mustAccept: boolean): void {
   }
   expect(parsed).toBeTypeOf('object')
   expect(Array.isArray(parsed)).toBe(false)
-  const values = new Map(scan.members.map((member) => [member.name, JSON.parse(memberText(body, member))]))
+  const values = new Map(scan.members.map((member) => [member.name, parseJson(memberText(body, member))]))
   expect(values.size).toBe(scan.members.length)
   expect(values).toEqual(new Map(Object.entries(parsed as object)))
 }

@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest'
 import { prepareEngineRequest } from '../../../cluster/proxy/engine-request.ts'
+import { DIALECTS, type Dialect } from '../../../shared/dialect.ts'
 
-function prepare(body: string, trusted = false) {
-  const prepared = prepareEngineRequest('chat', Buffer.from(body), trusted)
+function prepare(body: string, trusted = false, dialect: Dialect = 'chat') {
+  const prepared = prepareEngineRequest(dialect, Buffer.from(body), trusted)
   if (!prepared.ok) throw new Error(prepared.rejection.message)
   return { ...prepared.request, body: prepared.request.body.toString() }
 }
@@ -17,6 +18,11 @@ describe('what reaches an engine', () => {
   it('holds what the edge put there, but never transfer parameters', () => {
     const { body } = prepare(`{"model":"m",${controls},"n":1}`, true)
     expect(JSON.parse(body)).toEqual({ model: 'm', cache_salt: 's', priority: -1, vllm_xargs: {}, n: 1 })
+  })
+  it.each(Object.keys(DIALECTS) as Dialect[])('in %s too', (dialect) => {
+    expect(prepare(`{"model":"m",${controls},"metadata":{"user_id":"u"}}`, false, dialect).body).toBe(
+      '{"model":"m","metadata":{"user_id":"u"}}',
+    )
   })
   it('finds controls however they are spelled', () => {
     expect(prepare('{"model":"m","\\u006bv_transfer_params":{"a":[{"b":"}"}]}}').body).toBe('{"model":"m"}')
@@ -53,6 +59,17 @@ describe('usage is always asked for, and withheld from who did not ask', () => {
   })
 })
 
+describe('usage is told unasked elsewhere', () => {
+  it.each<[Dialect, string, boolean]>([
+    ['responses', '{"model":"m","stream":true}', true],
+    ['messages', '{"model":"m","stream":true,"stream_options":"stray"}', true],
+    ['embeddings', '{"model":"m","stream":"on","stream_options":{"a":1}}', false],
+    ['count-tokens', '{"model":"m","stream":true}', false],
+  ])('%s', (dialect, body, stream) => {
+    expect(prepare(body, true, dialect)).toMatchObject({ body, stream, withholdUsage: false })
+  })
+})
+
 describe('a wish that an engine may read otherwise is refused, or its stream would pass without usage', () => {
   const refused: readonly [string, string][] = [
     ['"stream":1', 'stream'],
@@ -65,7 +82,8 @@ describe('a wish that an engine may read otherwise is refused, or its stream wou
     ['"stream":true,"stream_options":{"include_usage":"false"}', 'stream_options.include_usage'],
   ]
   it.each(refused)('%s', (members, param) => {
-    for (const dialect of ['chat', 'completions', 'responses'] as const) {
+    for (const dialect of ['chat', 'completions', 'responses', 'messages'] as const) {
+      if (param !== 'stream' && (dialect === 'responses' || dialect === 'messages')) continue
       for (const trusted of [true, false]) {
         expect(prepareEngineRequest(dialect, Buffer.from(`{"model":"m",${members}}`), trusted)).toMatchObject({
           ok: false,

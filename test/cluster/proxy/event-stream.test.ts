@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { EventStream, usageOfAnswer } from '../../../cluster/proxy/event-stream.ts'
+import { EventStream, isErrorEvent, usageOfAnswer } from '../../../cluster/proxy/event-stream.ts'
 
 const token = (text: string) =>
   `data: ${JSON.stringify({ id: 'chatcmpl-1', choices: [{ index: 0, delta: { content: text } }] })}\n\n`
@@ -11,6 +11,8 @@ const USAGE = `data: ${JSON.stringify({
   usage: { prompt_tokens: 12, total_tokens: 20, completion_tokens: 8, prompt_tokens_details: { cached_tokens: 4 } },
 })}\n\n`
 const DONE = 'data: [DONE]\n\n'
+const named = (event: string, members: object) =>
+  `event: ${event}\ndata: ${JSON.stringify({ type: event, ...members })}\n\n`
 const ERROR = 'data: {"error":{"message":"EngineCore died","type":"InternalServerError","param":null,"code":500}}\n\n'
 
 function read(pieces: readonly Buffer[], withholdUsage: boolean) {
@@ -110,5 +112,56 @@ describe('a streamed response', () => {
     const stream = new EventStream(false, 'responses')
     stream.push(Buffer.from(`event: response.output_text.delta\ndata: {"delta":"event: response.completed\\n"}\n\n`))
     expect(stream.done).toBe(false)
+  })
+})
+
+describe('a streamed message', () => {
+  const started = named('message_start', { message: { id: 'm', usage: { input_tokens: 40, output_tokens: 0 } } })
+  const delta = named('content_block_delta', { delta: { type: 'text_delta', text: 'wärm' }, index: 0 })
+  const counted = named('message_delta', {
+    delta: { stop_reason: 'end_turn' },
+    usage: { input_tokens: 8, output_tokens: 3, cache_read_input_tokens: 32, cache_creation_input_tokens: 0 },
+  })
+  const stopped = named('message_stop', {})
+  const error = named('error', { error: { type: 'internal_error', message: 'EngineCore died' } })
+  const answer = started + delta + counted + stopped
+
+  function readMessage(pieces: readonly Buffer[]) {
+    const events = new EventStream(false, 'anthropic')
+    const out = pieces.map((piece) => events.push(piece))
+    const text = Buffer.concat([...out, events.rest()]).toString()
+    return { text, done: events.done, failed: events.failed, usage: events.usage }
+  }
+
+  it('passes untouched however the network cuts it; it ends with message_stop, and its last usage counts', () => {
+    const bytes = Buffer.from(answer)
+    const cuts = fc
+      .array(fc.nat(bytes.length), { maxLength: 12 })
+      .map((at) => [0, ...at.sort((a, b) => a - b), bytes.length])
+    fc.assert(
+      fc.property(cuts, (at) => {
+        const pieces = at.slice(1).map((end, index) => bytes.subarray(at[index], end))
+        const usage = { promptTokens: 40, completionTokens: 3, cachedTokens: 32 }
+        expect(readMessage(pieces)).toEqual({ text: answer, done: true, failed: false, usage })
+      }),
+    )
+  })
+  it('of an engine that writes CRLF is understood too', () => {
+    const read = readMessage(whole(answer.replaceAll('\n', '\r\n')))
+    expect(read).toMatchObject({ done: true, usage: { promptTokens: 40, cachedTokens: 32 } })
+  })
+  it.each([
+    ['that stops short', started + delta + counted],
+    ['that ends as a chat does', started + delta + DONE],
+    [
+      'in which the model writes the words of the protocol',
+      started + named('content_block_delta', { delta: { text: '\nevent: message_stop\ndata: {}\n\nevent: error' } }),
+    ],
+  ])('%s is not taken for whole', (_, text) => {
+    expect(readMessage(whole(text))).toMatchObject({ done: false, failed: false, usage: { promptTokens: 40 } })
+  })
+  it('with an error event is known as failed', () => {
+    expect(readMessage(whole(started + delta + error))).toMatchObject({ failed: true, done: false })
+    expect([isErrorEvent(Buffer.from(error)), isErrorEvent(Buffer.from(started))]).toEqual([true, false])
   })
 })

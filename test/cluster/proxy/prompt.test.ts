@@ -59,7 +59,22 @@ describe('what of a request makes its prompt', () => {
     ['no prompt', 'completions', { model: 'm' }, 'the request has no prompt'],
     ['a prompt of neither kind', 'completions', { model: 'm', prompt: 3 }, 'the prompt is neither text nor token ids'],
     ['a list that is no JSON', 'completions', '{"model":"m","prompt":[1,,2]}', SEVERAL],
-    ['a response', 'responses', { model: 'm', input: 'x' }, 'a prompt of responses is tokenised by the engine alone'],
+    [
+      'a chat with effort and template arguments that say otherwise: vLLM believes the member',
+      'chat',
+      { model: 'm', messages, reasoning_effort: 'low', chat_template_kwargs: { reasoning_effort: 'high' } },
+      { model: 'm', messages, chat_template_kwargs: { reasoning_effort: 'low', enable_thinking: true } },
+    ],
+    [
+      'a chat with documents that cannot be told exactly',
+      'chat',
+      '{"model":"m","messages":[],"documents":[{"n":1.0}]}',
+      'a number in the prompt can be written in several ways',
+    ],
+    ['a response', 'responses', { model: 'm', input: 'hi' }, { model: 'm', messages }],
+    ['messages', 'messages', { model: 'm', messages, max_tokens: 1 }, { model: 'm', messages }],
+    ['a count of tokens', 'count-tokens', { model: 'm', messages }, 'counting tokens computes none of them'],
+    ['embeddings', 'embeddings', { model: 'm', input: 'x' }, 'prompts of embeddings are not looked up'],
   ])('%s', (_, dialect, value, expected) => {
     expect(prompt(dialect, value)).toEqual(expected)
   })

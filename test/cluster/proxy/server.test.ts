@@ -253,7 +253,8 @@ describe('bad input gets a clear answer in the caller’s shape', () => {
 
   it('Anthropic’s clients read errors in Anthropic’s shape', async () => {
     const rig = await startRig([await startEngine()])
-    const { text } = await call(`${rig.url}/v1/messages`, 'POST', '{}', { 'content-type': 'application/json' }).answer
+    const { text } = await call(`${rig.url}/v1/messages/batches`, 'POST', '{}', { 'content-type': 'application/json' })
+      .answer
     expect(JSON.parse(text)).toMatchObject({ type: 'error', error: { type: 'not_found_error' } })
   })
 
