@@ -65,10 +65,18 @@ async function startPod(...flags: readonly string[]): Promise<string> {
   return /http:\S+/.exec(pod.said())?.[0] ?? ''
 }
 
+/** What caches said of the last answer. */
+let cacheStatus = ''
+
 function clientsOf(apiKey: string) {
+  const watched: typeof fetch = async (...request) => {
+    const answer = await fetch(...request)
+    cacheStatus = answer.headers.get('cache-status') ?? ''
+    return answer
+  }
   return {
-    openai: new OpenAI({ apiKey, baseURL: `${origin}/v1`, maxRetries: 0 }),
-    anthropic: new Anthropic({ apiKey, baseURL: origin, maxRetries: 0 }),
+    openai: new OpenAI({ apiKey, baseURL: `${origin}/v1`, maxRetries: 0, fetch: watched }),
+    anthropic: new Anthropic({ apiKey, baseURL: origin, maxRetries: 0, fetch: watched }),
   }
 }
 
@@ -80,12 +88,18 @@ type Contract = {
   /** What the client of this dialect throws, by its own names. */
   readonly errors: typeof OpenAI | typeof Anthropic
   /** An unstreamed request, by the client. */
-  readonly ask: (clients: Clients, model: string) => Promise<unknown>
+  readonly ask: (clients: Clients, model: string, question?: string, more?: object) => Promise<unknown>
   /** What its answer must hold. */
   readonly answer: object
   /** The same, streamed and read to its end. */
-  readonly stream?: (clients: Clients, model: string) => Promise<readonly unknown[]>
+  readonly stream?: (clients: Clients, model: string, question?: string, more?: object) => Promise<readonly unknown[]>
   readonly lastEvent?: object
+  /** What makes an answer one that is kept, and what it said, in either form; undefined where nothing is kept. */
+  readonly kept?: {
+    readonly more: object
+    readonly said: (answer: never) => unknown
+    readonly saidIn?: (events: never) => unknown
+  }
   /** The beginning of an engine's stream, without its end. */
   readonly begun?: string
 }
@@ -93,7 +107,7 @@ type Contract = {
 let count = 0
 /** Never asked before: an answer that was kept would say nothing of its way through the router. */
 const fresh = () => `Tell me about warm cache ${++count}.`
-const chat = () => [{ role: 'user' as const, content: fresh() }]
+const chat = (content = fresh()) => [{ role: 'user' as const, content }]
 const messages = chat()
 const usageOf = (prompt: string, completion: string) => ({ [prompt]: expect.any(Number), [completion]: 4 })
 
@@ -102,10 +116,19 @@ const CONTRACTS: readonly Contract[] = [
     dialect: 'chat',
     model: CHAT_MODEL,
     errors: OpenAI,
-    ask: ({ openai }, model) => openai.chat.completions.create({ model, messages: chat(), max_tokens: 4 }),
+    ask: ({ openai }, model, question, more) =>
+      openai.chat.completions.create({ model, messages: chat(question), max_tokens: 4, ...more }),
     answer: { object: 'chat.completion', usage: usageOf('prompt_tokens', 'completion_tokens') },
-    stream: async ({ openai }, model) =>
-      Array.fromAsync(await openai.chat.completions.create({ model, messages: chat(), max_tokens: 4, stream: true })),
+    stream: async ({ openai }, model, question, more) => {
+      const request = { model, messages: chat(question), max_tokens: 4, stream: true, ...more } as const
+      return Array.fromAsync(await openai.chat.completions.create(request))
+    },
+    kept: {
+      more: { temperature: 0 },
+      said: ({ choices }: OpenAI.ChatCompletion) => choices[0]?.message.content,
+      saidIn: (chunks: OpenAI.ChatCompletionChunk[]) =>
+        chunks.map(({ choices }) => choices[0]?.delta.content ?? '').join(''),
+    },
     lastEvent: { choices: [{ finish_reason: 'length' }] },
     begun: 'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n',
   },
@@ -113,10 +136,18 @@ const CONTRACTS: readonly Contract[] = [
     dialect: 'completions',
     model: CHAT_MODEL,
     errors: OpenAI,
-    ask: ({ openai }, model) => openai.completions.create({ model, prompt: fresh(), max_tokens: 4 }),
+    ask: ({ openai }, model, prompt = fresh(), more = {}) =>
+      openai.completions.create({ model, prompt, max_tokens: 4, ...more }),
     answer: { object: 'text_completion', usage: usageOf('prompt_tokens', 'completion_tokens') },
-    stream: async ({ openai }, model) =>
-      Array.fromAsync(await openai.completions.create({ model, prompt: fresh(), max_tokens: 4, stream: true })),
+    stream: async ({ openai }, model, prompt = fresh(), more = {}) => {
+      const request = { model, prompt, max_tokens: 4, stream: true, ...more } as const
+      return Array.fromAsync(await openai.completions.create(request))
+    },
+    kept: {
+      more: { seed: 7 },
+      said: ({ choices }: OpenAI.Completion) => choices[0]?.text,
+      saidIn: (chunks: OpenAI.Completion[]) => chunks.map(({ choices }) => choices[0]?.text ?? '').join(''),
+    },
     lastEvent: { choices: [{ finish_reason: 'length' }] },
     begun: 'data: {"id":"cmpl-1","choices":[{"index":0,"text":"a"}]}\n\n',
   },
@@ -124,10 +155,19 @@ const CONTRACTS: readonly Contract[] = [
     dialect: 'responses',
     model: CHAT_MODEL,
     errors: OpenAI,
-    ask: ({ openai }, model) => openai.responses.create({ model, input: fresh(), max_output_tokens: 4 }),
+    ask: ({ openai }, model, input = fresh(), more = {}) =>
+      openai.responses.create({ model, input, max_output_tokens: 4, ...more }),
     answer: { object: 'response', usage: usageOf('input_tokens', 'output_tokens') },
-    stream: async ({ openai }, model) =>
-      Array.fromAsync(await openai.responses.create({ model, input: fresh(), max_output_tokens: 4, stream: true })),
+    stream: async ({ openai }, model, input = fresh(), more = {}) => {
+      const request = { model, input, max_output_tokens: 4, stream: true, ...more } as const
+      return Array.fromAsync(await openai.responses.create(request))
+    },
+    kept: {
+      more: { temperature: 0, store: false },
+      said: ({ output_text }: OpenAI.Responses.Response) => output_text,
+      saidIn: (events: OpenAI.Responses.ResponseStreamEvent[]) =>
+        events.map((event) => (event.type === 'response.output_text.delta' ? event.delta : '')).join(''),
+    },
     lastEvent: { response: { usage: usageOf('input_tokens', 'output_tokens') } },
     begun: 'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_1"}}\n\n',
   },
@@ -135,15 +175,28 @@ const CONTRACTS: readonly Contract[] = [
     dialect: 'messages',
     model: CHAT_MODEL,
     errors: Anthropic,
-    ask: ({ anthropic }, model) => anthropic.messages.create({ model, messages: chat(), max_tokens: 4 }),
+    ask: ({ anthropic }, model, question, more) =>
+      anthropic.messages.create({ model, messages: chat(question), max_tokens: 4, ...more }),
     answer: {
       type: 'message',
       content: [{ type: 'text', text: expect.stringMatching(/./) }],
       stop_reason: 'max_tokens',
       usage: usageOf('input_tokens', 'output_tokens'),
     },
-    stream: async ({ anthropic }, model) =>
-      Array.fromAsync(await anthropic.messages.create({ model, messages: chat(), max_tokens: 4, stream: true })),
+    stream: async ({ anthropic }, model, question, more) => {
+      const request = { model, messages: chat(question), max_tokens: 4, stream: true, ...more } as const
+      return Array.fromAsync(await anthropic.messages.create(request))
+    },
+    kept: {
+      more: { temperature: 0 },
+      said: ({ content }: Anthropic.Message) => (content[0] as Anthropic.TextBlock).text,
+      saidIn: (events: Anthropic.MessageStreamEvent[]) =>
+        events
+          .map((event) =>
+            event.type === 'content_block_delta' && event.delta.type === 'text_delta' ? event.delta.text : '',
+          )
+          .join(''),
+    },
     lastEvent: { type: 'message_stop' },
     begun:
       'event: message_start\ndata: {"type":"message_start","message":{"id":"m","usage":{"input_tokens":9,"output_tokens":0}}}\n\n',
@@ -159,7 +212,8 @@ const CONTRACTS: readonly Contract[] = [
     dialect: 'embeddings',
     model: EMBEDDING_MODEL,
     errors: OpenAI,
-    ask: ({ openai }, model) => openai.embeddings.create({ model, input: [fresh(), 'cold'] }),
+    ask: ({ openai }, model, input = fresh()) => openai.embeddings.create({ model, input: [input, 'cold'] }),
+    kept: { more: {}, said: ({ data }: OpenAI.CreateEmbeddingResponse) => data[0]?.embedding },
     answer: {
       object: 'list',
       data: [{ index: 0, embedding: expect.any(Array) }, { index: 1 }],
@@ -179,16 +233,18 @@ async function failureOf(asked: Promise<unknown>): Promise<unknown> {
   throw new Error('it did not fail')
 }
 
-describe.each(CONTRACTS)('$dialect', ({ dialect, model, errors, ask, answer, stream, lastEvent, begun }) => {
+describe.each(CONTRACTS)('$dialect', ({ dialect, model, errors, ask, answer, stream, lastEvent, begun, kept }) => {
   const isAnthropic = DIALECTS[dialect].shape === 'anthropic'
 
   it('answers', async () => {
     expect(await ask(clients(), model)).toMatchObject(answer)
   })
 
-  it.runIf(stream)('streams to its end', async () => {
-    expect((await stream?.(clients(), model))?.at(-1)).toMatchObject(lastEvent ?? {})
-  })
+  if (stream) {
+    it('streams to its end', async () => {
+      expect((await stream(clients(), model)).at(-1)).toMatchObject(lastEvent ?? {})
+    })
+  }
 
   it('tells of an unknown model', async () => {
     const failure = await failureOf(ask(clients(), 'gpt-9'))
@@ -234,28 +290,30 @@ describe.each(CONTRACTS)('$dialect', ({ dialect, model, errors, ask, answer, str
     expect((failure as { headers: Headers }).headers.get('retry-after')).toBe('1')
   })
 
-  it.runIf(stream)('tells a failure before the first token as a status', async () => {
-    const error = { message: 'EngineCore died', type: 'InternalServerError', code: 500 }
-    script = (_, res) => {
-      res.writeHead(200, { 'content-type': 'text/event-stream' })
-      res.end(
-        `${isAnthropic ? 'event: error\n' : ''}data: ${JSON.stringify({ ...(isAnthropic && { type: 'error' }), error })}\n\n`,
-      )
-    }
-    const failure = await failureOf(stream?.(clients(), SCRIPTED_MODEL) ?? Promise.resolve())
-    expect(failure).toBeInstanceOf(errors.InternalServerError)
-    expect((failure as Error).message).toContain('EngineCore died')
-  })
+  if (stream)
+    it('tells a failure before the first token as a status', async () => {
+      const error = { message: 'EngineCore died', type: 'InternalServerError', code: 500 }
+      script = (_, res) => {
+        res.writeHead(200, { 'content-type': 'text/event-stream' })
+        res.end(
+          `${isAnthropic ? 'event: error\n' : ''}data: ${JSON.stringify({ ...(isAnthropic && { type: 'error' }), error })}\n\n`,
+        )
+      }
+      const failure = await failureOf(stream(clients(), SCRIPTED_MODEL))
+      expect(failure).toBeInstanceOf(errors.InternalServerError)
+      expect((failure as Error).message).toContain('EngineCore died')
+    })
 
-  it.runIf(stream).each(['ends', 'breaks'])('tells of a stream that %s too early', async (how) => {
-    script = (_, res) => {
-      res.writeHead(200, { 'content-type': 'text/event-stream' })
-      res.write(begun, () => (how === 'ends' ? res.end() : res.destroy()))
-    }
-    const failure = await failureOf(stream?.(clients(), SCRIPTED_MODEL) ?? Promise.resolve())
-    expect(failure).toBeInstanceOf(errors.APIError)
-    expect((failure as Error).message).toMatch(/complete/)
-  })
+  if (stream)
+    it.each(['ends', 'breaks'])('tells of a stream that %s too early', async (how) => {
+      script = (_, res) => {
+        res.writeHead(200, { 'content-type': 'text/event-stream' })
+        res.write(begun, () => (how === 'ends' ? res.end() : res.destroy()))
+      }
+      const failure = await failureOf(stream(clients(), SCRIPTED_MODEL))
+      expect(failure).toBeInstanceOf(errors.APIError)
+      expect((failure as Error).message).toMatch(/complete/)
+    })
 
   it('does not take half an answer for a whole one', async () => {
     script = (_, res) => {
@@ -264,6 +322,24 @@ describe.each(CONTRACTS)('$dialect', ({ dialect, model, errors, ask, answer, str
     }
     await failureOf(ask(clients(), SCRIPTED_MODEL))
   })
+
+  const forms = stream ? [false, true] : [false]
+  const turns = kept ? forms.flatMap((first) => forms.map((second) => [first, second] as const)) : []
+  const name = (streams: boolean) => (streams ? 'streamed' : 'whole')
+  it.each(turns.map((turn) => [name(turn[0]), name(turn[1]), turn] as const))(
+    'answered %s, it is answered %s from the caches, with the same words',
+    async (_, __, [first, second]) => {
+      const question = fresh()
+      const asked = async (streams: boolean) => {
+        if (!streams) return kept?.said((await ask(clients(), model, question, kept.more)) as never)
+        return kept?.saidIn?.((await stream?.(clients(), model, question, kept.more)) as never)
+      }
+      const said = await asked(first)
+      expect(cacheStatus).toMatch(/^warmpath-router; fwd=miss, warmpath-edge; fwd=miss/)
+      expect(await asked(second)).toEqual(said)
+      expect(cacheStatus).toContain('; hit; ')
+    },
+  )
 
   it('is told by why, under the id of its answer', async () => {
     const asked = ask(clients(), model) as Promise<unknown> & ReturnType<OpenAI['models']['retrieve']>
