@@ -1,195 +1,25 @@
 // The program: one entry, several commands. The only reader of process.env and argv; wires, starts, drains.
 import { isIP } from 'node:net'
-import { ADMIN_PORT_DEFAULT, loadRouterConfig } from './config.ts'
+import { loadRouterConfig } from './config.ts'
 import { LOG_LEVELS } from './config-file.ts'
-import {
-  choice,
-  describeFlags,
-  type Flag,
-  type FlagValues,
-  isOn,
-  number,
-  parseFlags,
-  port,
-  text,
-  texts,
-} from './flags.ts'
+import { choice, describeFlags, type FlagValues, isOn, number, parseFlags, port, text, texts } from './flags.ts'
+import { ADMIN_URL, type CommandHelp, HELP } from './help.ts'
 import { RUNNERS } from './simulator/options.ts'
 import { GPU_NAMES } from './simulator/timing.ts'
 import { UserError } from './user-error.ts'
 
-type Command = {
-  readonly summary: string
-  readonly usage: string
-  readonly flags: Readonly<Record<string, Flag>>
-  /** Text below the flags in --help. */
-  readonly more?: string
-  readonly positionals?: boolean
-  readonly run: (values: FlagValues, positionals: readonly string[]) => Promise<void>
-}
-
-const ADMIN_URL = `http://127.0.0.1:${ADMIN_PORT_DEFAULT}`
-
 const PODS_DEFAULT = 3
 const PODS_MAX = 200
 
-const listenFlags = {
-  host: { type: 'string', value: 'ADDRESS', help: 'listen there (default: POD_IP, else 127.0.0.1)' },
-  port: { type: 'string', value: 'N', help: 'listen on this port' },
-} as const satisfies Record<string, Flag>
+type Run = (values: FlagValues, positionals: readonly string[]) => Promise<void>
 
-/** Where a configuration file may say it too. */
-const configuredHost = {
-  ...listenFlags.host,
-  help: 'listen there (default: as configured, else POD_IP, else 127.0.0.1)',
-}
-
-const redisFlag = {
-  type: 'string',
-  value: 'URL',
-  help: 'keeps answers in this Redis too, for all routers (default: REDIS_URL, else in memory alone)',
-} as const satisfies Flag
-
-const COMMANDS: Readonly<Record<string, Command>> = {
-  up: {
-    summary: 'everything on this machine: edge, router and simulated pods, with a key to try them',
-    usage: 'up [--pods N | --engine URL …] [--port N]',
-    flags: {
-      pods: { type: 'string', value: 'N', help: 'simulated vLLM pods (default 3)' },
-      engine: {
-        type: 'string',
-        multiple: true,
-        value: 'URL',
-        help: 'a real vLLM server in the pods’ place; may repeat',
-      },
-      config: {
-        type: 'string',
-        value: 'FILE',
-        help: "the router's configuration (YAML); its endpoints stand in the pods’ place",
-      },
-      port: { type: 'string', value: 'N', help: 'port of the edge (default 8787)' },
-      'router-port': { type: 'string', value: 'N', help: 'port of the router (default 8000)' },
-      'admin-port': { type: 'string', value: 'N', help: "port of the router's admin door (default 8081)" },
-      'pod-port': { type: 'string', value: 'N', help: 'port of the first simulated pod (default 8101; 0: any)' },
-      model: { type: 'string', value: 'NAME', help: 'model that the simulated pods serve (default sim-8b)' },
-      gpu: { type: 'string', value: 'NAME', help: `what they are like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
-      speed: {
-        type: 'string',
-        value: 'X',
-        help: 'simulated pods X times as fast as real ones (default 1; 0: no waiting)',
-      },
-      redis: redisFlag,
-    },
-    run: runUp,
-  },
-  router: {
-    summary: 'places each request on an engine and streams the answer back',
-    usage: 'router --endpoint URL … | --config FILE',
-    flags: {
-      config: { type: 'string', value: 'FILE', help: 'configuration (YAML); flags stand above it' },
-      endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
-      'vllm-port': { type: 'string', value: 'N', help: 'short for --endpoint http://127.0.0.1:N' },
-      host: configuredHost,
-      port: listenFlags.port,
-      'admin-host': { type: 'string', value: 'ADDRESS', help: 'admin door: metrics, decisions (default 127.0.0.1)' },
-      'admin-port': { type: 'string', value: 'N', help: 'its port (default 8081)' },
-      'kv-manager': {
-        type: 'string',
-        value: 'URL',
-        help: 'a KV-Cache Manager to ask what pods hold (default: KV_CACHE_MANAGER_URL, else the index in this process)',
-      },
-      'load-monitor': {
-        type: 'string',
-        value: 'URL',
-        help: 'a load monitor to ask for the pods’ load (default: scrape them)',
-      },
-      redis: redisFlag,
-      'allow-unsigned': { type: 'boolean', help: 'take requests that the edge did not sign' },
-      'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
-      seed: { type: 'string', value: 'N', help: 'seed of the randomness that breaks ties' },
-    },
-    more: 'Environment: EDGE_SIGNING_KEYS  id:secret[,id:secret…], the keys that the edge signs with\n             POD_IP             listened on when no host is given\n             CACHE_ENABLED      false: no answer is kept (default true)',
-    run: runRouter,
-  },
-  'load-monitor': {
-    summary: 'scrapes the pods and tells their load, to Prometheus and to routers',
-    usage: 'load-monitor --endpoint URL … | --config FILE',
-    flags: {
-      config: {
-        type: 'string',
-        value: 'FILE',
-        help: "the router's configuration (YAML): its endpoints are watched, as they change",
-      },
-      endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
-      host: configuredHost,
-      port: { type: 'string', value: 'N', help: 'listen on this port (default 9090)' },
-      'dcgm-port': {
-        type: 'string',
-        value: 'N',
-        help: 'port of the DCGM exporter on every pod’s host; without one, KV-cache usage stands for GPU utilisation',
-      },
-      'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
-    },
-    more: 'GET /load, /load/<pod> (host:port), /metrics, /healthz, /readyz.\nEnvironment: POD_IP  listened on when no host is given',
-    run: runLoadMonitor,
-  },
-  simulator: {
-    summary: 'a vLLM look-alike for machines without GPUs',
-    usage: 'simulator [--port N] [--model NAME …]',
-    flags: {
-      ...listenFlags,
-      model: {
-        type: 'string',
-        multiple: true,
-        value: 'NAME',
-        help: 'a served model name (default sim-8b); may repeat',
-      },
-      'max-model-len': { type: 'string', value: 'N', help: 'context length in tokens (default 32768)' },
-      'max-num-seqs': { type: 'string', value: 'N', help: 'sequences in a step (default 256)' },
-      'max-num-batched-tokens': { type: 'string', value: 'N', help: 'tokens in a step (default 8192)' },
-      'kv-cache-tokens': { type: 'string', value: 'N', help: 'size of the KV cache' },
-      'block-size': { type: 'string', value: 'N', help: 'tokens of a KV block (default 16)' },
-      'api-key': { type: 'string', value: 'KEY', help: 'required from callers of /v1, as with vllm serve' },
-      tokenizer: { type: 'string', value: 'DIR', help: 'directory with tokenizer.json and tokenizer_config.json' },
-      gpu: { type: 'string', value: 'NAME', help: `what it is like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
-      speed: { type: 'string', value: 'X', help: 'X times as fast as the modelled GPU (default 1; 0: no waiting)' },
-      seed: { type: 'string', value: 'N', help: 'seed of what it says (default 0)' },
-      'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
-      'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
-      'responses-store': { type: 'boolean', help: 'keeps the answers of /v1/responses' },
-      runner: { type: 'string', value: 'NAME', help: 'generate, or pooling: serves embeddings (default generate)' },
-    },
-    more: 'Environment: PYTHONHASHSEED                  goes into the hashes of KV blocks, as in vLLM\n             VLLM_ENABLE_RESPONSES_API_STORE  1: as --responses-store',
-    run: runSimulator,
-  },
-  why: {
-    summary: 'one routing decision, in words',
-    usage: 'why [DECISION-ID]',
-    flags: {
-      admin: { type: 'string', value: 'URL', help: `the router's admin door (default ${ADMIN_URL})` },
-      last: { type: 'string', value: 'N', help: 'without an id: the newest N decisions (default 1)' },
-    },
-    more: 'The id is the answer’s x-warmpath-decision header, or the answer’s own id (chatcmpl-…, cmpl-…, resp_…).',
-    positionals: true,
-    run: runWhy,
-  },
-  key: {
-    summary: 'API keys of the edge on this machine',
-    usage: 'key create --tenant NAME',
-    flags: {
-      tenant: { type: 'string', value: 'NAME', help: 'who the key belongs to' },
-      name: { type: 'string', value: 'TEXT', help: 'a note to know the key by' },
-      model: {
-        type: 'string',
-        multiple: true,
-        value: 'NAME',
-        help: 'a model that the key may use (default: all); may repeat',
-      },
-      expires: { type: 'string', value: 'DATE', help: 'when it stops working, like 2027-01-31' },
-    },
-    positionals: true,
-    run: runKey,
-  },
+const RUN: Readonly<Record<keyof typeof HELP, Run>> = {
+  up: runUp,
+  router: runRouter,
+  'load-monitor': runLoadMonitor,
+  simulator: runSimulator,
+  why: runWhy,
+  key: runKey,
 }
 
 async function runUp(values: FlagValues): Promise<void> {
@@ -393,8 +223,8 @@ function podIp(): string | undefined {
 }
 
 function overview(): string {
-  const width = Math.max(...Object.keys(COMMANDS).map((name) => name.length))
-  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`)
+  const width = Math.max(...Object.keys(HELP).map((name) => name.length))
+  const rows = Object.entries(HELP).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`)
   return `usage: warmpath COMMAND [flags]\n\n${rows.join('\n')}\n\nwarmpath COMMAND --help tells more.\n`
 }
 
@@ -410,8 +240,8 @@ async function main([name, ...args]: readonly string[]): Promise<void> {
     process.stdout.write(overview())
     return
   }
-  const command = COMMANDS[name]
-  if (!command) throw new UserError(`there is no command ${name}; there are ${Object.keys(COMMANDS).join(', ')}`)
+  if (!isCommand(name)) throw new UserError(`there is no command ${name}; there are ${Object.keys(HELP).join(', ')}`)
+  const command: CommandHelp = HELP[name]
   const { values, positionals } = parseFlags(name, command.flags, args, command.positionals ?? false)
   if (values.help) {
     const more = command.more === undefined ? '' : `\n${command.more}\n`
@@ -420,7 +250,11 @@ async function main([name, ...args]: readonly string[]): Promise<void> {
     )
     return
   }
-  await command.run(values, positionals)
+  await RUN[name](values, positionals)
+}
+
+function isCommand(name: string): name is keyof typeof HELP {
+  return Object.hasOwn(HELP, name)
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {
