@@ -44,7 +44,7 @@ export type Keeping = {
   readonly begin: (streams: boolean) => void
   /** Takes the engine's bytes as they come. */
   readonly push: (chunk: Uint8Array) => void
-  /** Called once, however it ended; `whole`: with the last byte of a good answer. */
+  /** `whole`: the last byte of a good answer came. Without, it is called when the caller's connection closes. */
   readonly over: (whole: boolean) => void
 }
 
@@ -83,6 +83,9 @@ export async function askCache(
   deps.onOutcome(outcome)
   if (found.kind !== 'absent') return answered(found, wish.dialect, deps.epochMs())
   const keeping = found.land && createKeeping(found.land, wish, policy, deps)
+  // However the request ends, those who wait for the same are told; after a good answer it is nothing.
+  if (res.destroyed) keeping?.over(false)
+  else res.once('close', () => keeping?.over(false))
   return result({ outcome: found.forwarded }, { hit: false, forwarded: found.forwarded }, wish.onlyIfCached, keeping)
 }
 

@@ -123,9 +123,6 @@ async function answer(
     sendStored(res, cached, request, arrival.id, deps.epochMs())
     return conclude('answered from the response cache', 200)
   }
-  const { keeping } = cached
-  // Whatever happens below, those who wait for the same are told. Again is harmless.
-  res.once('close', () => keeping?.over(false))
 
   const enteredAtMs = nowMs()
   const admitted = await admission.enter((left) => res.once('close', left))
@@ -177,7 +174,7 @@ async function answer(
       withholdUsage: request.withholdUsage,
       order: decode.order,
       whenRefused: origin.bound && RESPONSE_GONE,
-      keeping,
+      keeping: cached.keeping,
       serving: servedBy(deps, caller, origin.session),
     },
     record,

@@ -22,7 +22,7 @@ const FAULT_MS = 1_000
 /** A router leaves a lost Redis alone for a while, longer each time. */
 const BACK_WITHIN_MS = 30_000
 
-function answer({ res }: Generation): void {
+export function answerWhole({ res }: Generation): void {
   const message = { role: 'assistant', content: 'an answer' }
   const choices = [{ index: 0, message, logprobs: null, finish_reason: 'stop', stop_reason: null }]
   const usage = { prompt_tokens: 1, total_tokens: 2, completion_tokens: 1 }
@@ -36,7 +36,7 @@ const question = () => ({ model: 'm', temperature: 0, messages: [{ role: 'user',
 export function describeSharedAnswers(name: string, startRedis: () => Promise<SharedRedis>): void {
   async function start() {
     const redis = await startRedis()
-    const engine = await startEngine(answer)
+    const engine = await startEngine(answerWhole)
     // Without a memory of its own each look-up goes to Redis.
     const cache = { keep: 'deterministic', toolCalls: false, ttlSeconds: 60, memoryBytes: 0, epoch: '' } as const
     const start = () => startRig([engine], { cache: { ...cache, redis: redis.url } })
