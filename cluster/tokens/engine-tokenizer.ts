@@ -1,13 +1,15 @@
 // Token ids from the engines themselves: `POST /tokenize` renders and tokenises as generation will. Whole prompts are
 // remembered; equal ones that arrive together are asked once.
 import { createHash } from 'node:crypto'
+import { createByteLru } from '../byte-lru.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
-import { createTokenCache } from './token-cache.ts'
 import { readTokenIds } from './token-ids.ts'
 import type { Prompt, Tokenize, Tokens } from './tokenizer.ts'
 
 /** 16 million tokens. */
 const CACHE_BYTES = 64 * 1024 * 1024
+/** What a prompt costs beside its ids: key, map entry, typed array. */
+const ENTRY_BYTES = 300
 /** Prompts on their way to an engine; beyond it a request is placed without token ids. */
 const ASKED_MAX = 256
 /** Another engine is asked when the first one fails. */
@@ -28,7 +30,7 @@ export type EngineTokenizerDeps = {
 }
 
 export function createEngineTokenizer(deps: EngineTokenizerDeps): Tokenize {
-  const cache = createTokenCache(CACHE_BYTES)
+  const cache = createByteLru<Uint32Array>(CACHE_BYTES, ({ byteLength }) => byteLength + ENTRY_BYTES)
   const asked = new Map<string, Promise<Tokens>>()
   /** Prompts that each engine is asked about now. */
   const asking = new Map<EndpointId, number>()

@@ -6,7 +6,6 @@ import {
   type EngineTokenizerDeps,
   type TokenizeAnswer,
 } from '../../../cluster/tokens/engine-tokenizer.ts'
-import { createTokenCache } from '../../../cluster/tokens/token-cache.ts'
 import { readTokenIds } from '../../../cluster/tokens/token-ids.ts'
 
 const A = 'a:1' as EndpointId
@@ -40,25 +39,6 @@ describe('the answer to /tokenize', () => {
         readTokenIds(Buffer.concat([Buffer.from('{"tokens":['), bytes]))
       }),
     )
-  })
-})
-
-describe('the cache of whole prompts', () => {
-  it('keeps what was used last, within its bytes, and never a prompt larger than itself', () => {
-    const cache = createTokenCache(2_000)
-    for (const name of ['a', 'b', 'c']) cache.set(name, new Uint32Array(80))
-    expect(cache.get('a')).toBeDefined()
-    cache.set('d', new Uint32Array(80))
-    expect(['a', 'b', 'c', 'd'].filter((name) => cache.get(name))).toEqual(['a', 'c', 'd'])
-    cache.set('huge', new Uint32Array(1_000))
-    expect(cache.get('huge')).toBeUndefined()
-    expect(cache.bytes()).toBeLessThanOrEqual(2_000)
-  })
-  it('counts a prompt that is set again once', () => {
-    const cache = createTokenCache(2_000)
-    cache.set('a', new Uint32Array(10))
-    cache.set('a', new Uint32Array(10))
-    expect(cache.bytes()).toBe(340)
   })
 })
 
