@@ -1,6 +1,6 @@
 // Chats: /v1/chat/completions, as vLLM 0.32 answers it (vllm/entrypoints/openai/chat_completion/protocol.py).
 import type { AnswerForm, Fresh } from './answer-form.ts'
-import { choiceEvents, createChoicesFold, type GrowingChoice, readChoices } from './choices.ts'
+import { type ChoicesForm, choiceEvents, createChoicesFold, type GrowingChoice, readChoices } from './choices.ts'
 import {
   isSaid,
   type JsonObject,
@@ -14,33 +14,57 @@ import {
 } from './json.ts'
 
 const CHUNK = 'chat.completion.chunk'
-const WHOLE = 'chat.completion'
 
 /** Texts of a message that grow by their deltas. */
 const TEXTS = ['content', 'reasoning', 'reasoning_content', 'refusal'] as const
 type TextName = (typeof TEXTS)[number]
 
-const CHOICE_KNOWN = new Set(['index', 'delta', 'message', 'logprobs', 'finish_reason', 'stop_reason', 'token_ids'])
-const MESSAGE_KNOWN = new Set<string>(['role', 'tool_calls', ...TEXTS])
-const CALL_KNOWN = new Set(['index', 'id', 'type', 'function'])
+const CHOICE_KNOWN = ['index', 'logprobs', 'finish_reason', 'stop_reason', 'token_ids']
+const WHOLE_CHOICE_KNOWN = new Set([...CHOICE_KNOWN, 'message'])
+const DELTA_CHOICE_KNOWN = new Set([...CHOICE_KNOWN, 'delta'])
+const MESSAGE_KNOWN = new Set<string>(['role', 'tool_calls', 'function_call', ...TEXTS])
+const CALL_KNOWN = new Set(['id', 'type', 'function'])
+const DELTA_CALL_KNOWN = new Set([...CALL_KNOWN, 'index'])
 const FUNCTION_KNOWN = new Set(['name', 'arguments'])
 const LOGPROBS_KNOWN = new Set(['content'])
 
+const FORM: ChoicesForm = {
+  chunk: CHUNK,
+  whole: 'chat.completion',
+  opening: ['prompt_token_ids', 'prompt_text'],
+  blank: {
+    service_tier: null,
+    system_fingerprint: null,
+    prompt_logprobs: null,
+    prompt_token_ids: null,
+    prompt_text: null,
+    kv_transfer_params: null,
+    ec_transfer_params: null,
+    metrics: null,
+  },
+  createChoice: createGrowingChat,
+  readChoice,
+}
+
 export const chatForm: AnswerForm = {
-  createFold: () => createChoicesFold(CHUNK, WHOLE, createGrowingChat),
-  read: (json) => readChoices(json, WHOLE, readChoice),
+  createFold: () => createChoicesFold(FORM),
+  read: (json) => readChoices(json, FORM),
   toJson: (kept, fresh) => withMembers(idOf(fresh), kept),
   toEvents(kept, fresh, tellUsage) {
     const answer = parseObject(kept)
     const { prompt_token_ids = null, prompt_text = null } = answer
-    const chunks: JsonObject[] = []
-    for (const choice of answer.choices as readonly JsonObject[]) {
-      const told = chunksOf(choice)
-      // As vLLM does, with the first chunk of all.
-      if (chunks.length === 0) told[0] = { ...told[0], prompt_token_ids, prompt_text }
-      chunks.push(...told)
-    }
-    return choiceEvents(answer, { ...idOf(fresh), object: CHUNK, model: answer.model }, chunks, tellUsage)
+    const choices = answer.choices as readonly JsonObject[]
+    const chunks = [
+      ...choices.map((choice) => ({ ...openingOf(choice), prompt_token_ids, prompt_text })),
+      ...choices.flatMap(chunksOf),
+    ]
+    const head = { ...idOf(fresh), object: CHUNK }
+    return choiceEvents(
+      answer,
+      head,
+      chunks.map((chunk) => JSON.stringify(chunk)),
+      tellUsage,
+    )
   },
 }
 
@@ -48,121 +72,182 @@ function idOf({ id, createdSeconds }: Fresh): JsonObject {
   return { id: `chatcmpl-${id}`, created: createdSeconds }
 }
 
-type Call = { id: unknown; type: unknown; name: unknown; arguments: string }
+/** What a call, a token's number, and a value among probabilities cost besides their texts. */
+const CALL_CHARS = 64
+const TOKEN_ID_CHARS = 7
+const VALUE_CHARS = 12
+
+/** One call: what is told once, and its arguments, which grow. */
+type Call = { id: string | undefined; type: string | undefined; name: string | undefined; given: string }
 
 function createGrowingChat(): GrowingChoice {
   const texts = new Map<TextName, string>()
   const calls: Call[] = []
-  const logprobs: unknown[] = []
-  const tokenIds: unknown[] = []
-  let hasLogprobs = false
-  let hasTokenIds = false
-  let role: unknown
-  let chars = 0
+  let functionCall: Call | undefined
+  let logprobs: unknown[] | undefined
+  let tokenIds: unknown[] | undefined
+  let role: string | undefined
 
-  function growCall(told: JsonObject): void {
-    refuseOthers(told, CALL_KNOWN)
-    const { index } = told
-    if (!Number.isInteger(index) || (index as number) < 0 || (index as number) > calls.length) unknown('call index')
-    calls[index as number] ??= { id: undefined, type: undefined, name: undefined, arguments: '' }
-    const call = calls[index as number] as Call
-    const called = told.function === undefined || told.function === null ? {} : objectOf(told.function, 'function')
-    refuseOthers(called, FUNCTION_KNOWN)
-    call.id ??= told.id
-    call.type ??= told.type
-    call.name ??= called.name
-    if (isSaid(called.arguments)) call.arguments += textOf(called.arguments, 'arguments')
-    chars += String(called.arguments ?? '').length + CALL_CHARS
+  function growCall(told: JsonObject): number {
+    refuseOthers(told, DELTA_CALL_KNOWN)
+    const index = told.index as number
+    if (!Number.isInteger(index) || index < 0 || index > calls.length) unknown('call index')
+    const call = calls[index] ?? newCall()
+    const before = calls.length
+    calls[index] = call
+    call.id = once(call.id, told.id, 'call id')
+    call.type = once(call.type, told.type, 'call type')
+    const chars = isSaid(told.function) ? growFunction(call, objectOf(told.function, 'function')) : 0
+    return chars + (calls.length - before) * CALL_CHARS
   }
 
   return {
     grow(choice) {
-      refuseOthers(choice, CHOICE_KNOWN)
+      refuseOthers(choice, DELTA_CHOICE_KNOWN)
       const delta = objectOf(choice.delta, 'delta')
       refuseOthers(delta, MESSAGE_KNOWN)
-      role ??= delta.role
+      let chars = 0
+      role = once(role, delta.role, 'role')
       for (const name of TEXTS) {
         const text = delta[name]
         if (text === undefined || text === null) continue
         texts.set(name, (texts.get(name) ?? '') + textOf(text, name))
         chars += (text as string).length
       }
-      for (const call of (delta.tool_calls ?? []) as readonly unknown[]) growCall(objectOf(call, 'call'))
+      if (isSaid(delta.tool_calls)) {
+        for (const call of listOf(delta.tool_calls, 'calls')) chars += growCall(objectOf(call, 'call'))
+      }
+      if (isSaid(delta.function_call)) {
+        functionCall ??= newCall()
+        chars += growFunction(functionCall, objectOf(delta.function_call, 'function'))
+      }
       if (isSaid(choice.logprobs)) {
         const told = objectOf(choice.logprobs, 'logprobs')
         refuseOthers(told, LOGPROBS_KNOWN)
-        hasLogprobs = true
-        for (const one of listOf(told.content ?? [], 'logprobs')) logprobs.push(one)
-        chars += logprobs.length * LOGPROB_CHARS
+        logprobs ??= []
+        for (const one of listOf(told.content ?? [], 'logprobs')) {
+          logprobs.push(one)
+          chars += charsOf(one)
+        }
       }
       if (isSaid(choice.token_ids)) {
-        hasTokenIds = true
+        tokenIds ??= []
         for (const id of listOf(choice.token_ids, 'token ids')) tokenIds.push(id)
+        chars += (choice.token_ids as readonly unknown[]).length * TOKEN_ID_CHARS
       }
+      return chars
     },
-    chars: () => chars,
-    callsTools: () => calls.length > 0,
     whole(index, { finish_reason, stop_reason = null }) {
-      const text = texts.get('content')
       const message = {
-        role: role ?? 'assistant',
-        content: text ?? null,
+        role: role ?? unknown('no role'),
+        content: texts.get('content') ?? null,
         refusal: texts.get('refusal') ?? null,
         annotations: null,
         audio: null,
-        function_call: null,
-        ...(calls.length > 0 && { tool_calls: calls.map(toCall) }),
+        function_call: functionCall ? toFunction(functionCall) : null,
+        ...(calls.length > 0 && {
+          tool_calls: calls.map((call) => ({ id: call.id, type: call.type ?? 'function', function: toFunction(call) })),
+        }),
         reasoning: texts.get('reasoning') ?? null,
         ...(texts.has('reasoning_content') && { reasoning_content: texts.get('reasoning_content') }),
       }
-      const told = hasLogprobs ? { content: logprobs } : null
-      return { index, message, logprobs: told, finish_reason, stop_reason, token_ids: hasTokenIds ? tokenIds : null }
+      const told = logprobs ? { content: logprobs } : null
+      const ids = tokenIds ?? null
+      const ends = { logprobs: told, finish_reason, stop_reason, token_ids: ids, routed_experts: null }
+      return JSON.stringify({ index, message, ...ends })
     },
   }
 }
 
-/** What a call, and a token's probability, cost at least. */
-const CALL_CHARS = 64
-const LOGPROB_CHARS = 1
+function newCall(): Call {
+  return { id: undefined, type: undefined, name: undefined, given: '' }
+}
 
-function toCall({ id, type, name, arguments: given }: Call): JsonObject {
-  return { id, type: type ?? 'function', function: { name, arguments: given } }
+/** Gives the number of characters that this adds. */
+function growFunction(call: Call, told: JsonObject): number {
+  refuseOthers(told, FUNCTION_KNOWN)
+  call.name = once(call.name, told.name, 'name')
+  if (!isSaid(told.arguments)) return 0
+  const piece = textOf(told.arguments, 'arguments')
+  call.given += piece
+  return piece.length
+}
+
+function toFunction({ name, given }: Call): JsonObject {
+  return { name: name ?? unknown('no name'), arguments: given }
+}
+
+/** A text that is told once; told again, it must be the same. */
+function once(held: string | undefined, told: unknown, what: string): string | undefined {
+  if (!isSaid(told)) return held
+  return held === undefined || held === told ? textOf(told, what) : unknown(what)
+}
+
+/** About the length of a value's JSON, nested no deeper than probabilities are. */
+function charsOf(value: unknown, levels = 6): number {
+  if (typeof value === 'string') return value.length + 2
+  if (typeof value !== 'object' || value === null) return VALUE_CHARS
+  if (levels === 0) return unknown('too deep')
+  let chars = 2
+  if (Array.isArray(value)) for (const one of value) chars += typeof one === 'number' ? 4 : charsOf(one, levels - 1)
+  else for (const name in value) chars += name.length + 4 + charsOf((value as JsonObject)[name], levels - 1)
+  return chars
 }
 
 /** Throws for what could not be told as a stream. */
 function readChoice(choice: JsonObject): boolean {
-  refuseOthers(choice, CHOICE_KNOWN)
+  refuseOthers(choice, WHOLE_CHOICE_KNOWN)
   const message = objectOf(choice.message, 'message')
   refuseOthers(message, MESSAGE_KNOWN)
+  textOf(message.role, 'role')
   for (const name of TEXTS) if (isSaid(message[name])) textOf(message[name], name)
   const calls = listOf(message.tool_calls ?? [], 'calls').map((call) => objectOf(call, 'call'))
   for (const call of calls) {
     refuseOthers(call, CALL_KNOWN)
-    const called = objectOf(call.function, 'function')
-    refuseOthers(called, FUNCTION_KNOWN)
-    textOf(called.arguments, 'arguments')
+    textOf(call.id, 'call id')
+    textOf(call.type, 'call type')
+    readFunction(call.function)
   }
-  if (isSaid(choice.logprobs)) refuseOthers(objectOf(choice.logprobs, 'logprobs'), LOGPROBS_KNOWN)
-  return calls.length > 0
+  if (isSaid(message.function_call)) readFunction(message.function_call)
+  if (isSaid(choice.token_ids)) listOf(choice.token_ids, 'token ids')
+  if (isSaid(choice.logprobs)) {
+    const logprobs = objectOf(choice.logprobs, 'logprobs')
+    refuseOthers(logprobs, LOGPROBS_KNOWN)
+    for (const one of listOf(logprobs.content ?? [], 'logprobs')) charsOf(one)
+  }
+  return calls.length > 0 || isSaid(message.function_call)
+}
+
+function readFunction(value: unknown): void {
+  const called = objectOf(value, 'function')
+  refuseOthers(called, FUNCTION_KNOWN)
+  textOf(called.name, 'name')
+  textOf(called.arguments, 'arguments')
+}
+
+/** vLLM opens each choice with an empty text; where there is to be none, null says so and is added to nothing. */
+function openingOf({ index, message }: JsonObject): JsonObject {
+  const { role, content } = message as JsonObject
+  const delta = { role, content: content === null ? null : '' }
+  return { choices: [{ index, delta, logprobs: null, finish_reason: null }] }
 }
 
 function chunksOf(choice: JsonObject): JsonObject[] {
   const { index, finish_reason, stop_reason = null, logprobs = null, token_ids = null } = choice
   const message = choice.message as JsonObject
-  const chunk = (delta: JsonObject, more: JsonObject = {}): JsonObject => ({
-    choices: [{ index, delta, logprobs: null, finish_reason: null, ...more }],
-  })
-  const { role, tool_calls } = message
-  const texts = TEXTS.filter((name) => isSaid(message[name])).map((name) => chunk({ [name]: message[name] }))
-  const calls = ((tool_calls ?? []) as readonly JsonObject[]).flatMap((call, at) => {
+  const texts = TEXTS.filter((name) => isSaid(message[name])).map((name) => ({ [name]: message[name] }))
+  const calls = ((message.tool_calls ?? []) as readonly JsonObject[]).flatMap((call, at) => {
     const { name, arguments: given } = call.function as JsonObject
     const begun = { id: call.id, type: call.type, index: at, function: { name } }
-    return [chunk({ tool_calls: [begun] }), chunk({ tool_calls: [{ index: at, function: { arguments: given } }] })]
+    const grown = { index: at, function: { arguments: given } }
+    return [begun, grown].map((told) => ({ content: null, tool_calls: [told] }))
   })
-  return [
-    chunk({ role, content: '' }),
-    ...texts,
-    ...calls,
-    chunk({}, { logprobs, finish_reason, stop_reason, token_ids }),
-  ]
+  const called = isSaid(message.function_call) ? [{ function_call: message.function_call }] : []
+  const deltas: readonly JsonObject[] = [...texts, ...calls, ...called]
+  const none = { logprobs: null, finish_reason: null, token_ids: null }
+  // Tokens are told beside the first of what they say.
+  const tokens = { logprobs, token_ids }
+  const chunks = deltas.map((delta, at) => ({ index, delta, ...none, ...(at === 0 && tokens) }))
+  const end = { index, delta: {}, ...none, ...(deltas.length === 0 && tokens), finish_reason, stop_reason }
+  return [...chunks, end].map((told) => ({ choices: [told] }))
 }

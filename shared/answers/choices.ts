@@ -1,31 +1,65 @@
 // What chats and completions have in common: choices that grow side by side, a usage event, and `[DONE]`.
-import { canonicaliseBody, serialiseBody } from '../canonical-body.ts'
+import { serialiseBody } from '../canonical-body.ts'
 import { FOLDED_CHARS_MAX, type Fold, type KeptAnswer } from './answer-form.ts'
-import { ifKnown, isSaid, type JsonObject, listOf, objectOf, parseObject, refuseOthers, unknown } from './json.ts'
+import {
+  elementsOf,
+  ifKnown,
+  isObject,
+  isSaid,
+  type JsonObject,
+  listOf,
+  membersOf,
+  objectOf,
+  parseObject,
+  refuseOthers,
+  unknown,
+} from './json.ts'
 
 const DONE = '[DONE]'
 /** `abort`, `error` and `content_filter` are answers to nobody else. */
 const FINISH_REASONS: readonly unknown[] = ['stop', 'length', 'tool_calls', 'function_call']
+/** More choices than any engine gives. */
+const CHOICES_MAX = 1024
+/** What a choice costs at least. */
+const CHOICE_CHARS = 128
 
-/** Members of the answer itself that are kept as they came last. */
-const TOP = ['model', 'system_fingerprint', 'service_tier', 'usage', 'prompt_token_ids', 'prompt_text'] as const
-const TOP_KNOWN = new Set<string>([...TOP, 'id', 'object', 'created', 'choices'])
+/** What is told of the answer itself. */
+const TOP = ['model', 'system_fingerprint', 'service_tier', 'usage'] as const
+const KNOWN: readonly string[] = [...TOP, 'id', 'object', 'created', 'choices']
+
+export type ChoicesForm = {
+  /** The `object` of a chunk. */
+  readonly chunk: string
+  /** The `object` of an answer. */
+  readonly whole: string
+  /** Besides those that both dialects have, the answer's members that its first chunk tells. */
+  readonly opening: readonly string[]
+  /** Members that vLLM writes into a whole answer and leaves out of a stream while they are null. */
+  readonly blank: JsonObject
+  readonly createChoice: () => GrowingChoice
+  /** Throws Unknown for what could not be told as a stream; tells whether the choice calls tools. */
+  readonly readChoice: (choice: JsonObject) => boolean
+}
 
 /** One choice of an answer while it grows. */
 export type GrowingChoice = {
-  /** Takes what a chunk says of it. Throws Unknown. */
-  readonly grow: (choice: JsonObject) => void
-  /** Characters held. */
-  readonly chars: () => number
-  readonly whole: (index: number, finish: JsonObject) => JsonObject
-  readonly callsTools: () => boolean
+  /**
+   * Takes what a chunk says of it; gives the number of characters that this adds. Throws Unknown.
+   * @param text the same as it was written.
+   */
+  readonly grow: (choice: JsonObject, text: () => string) => number
+  /** JSON of the choice in an answer. */
+  readonly whole: (index: number, finish: JsonObject) => string
 }
 
-/** @param chunk the `object` of a chunk, `whole` that of an answer. */
-export function createChoicesFold(chunk: string, whole: string, createChoice: () => GrowingChoice): Fold {
+export function createChoicesFold(form: ChoicesForm): Fold {
   type Entry = { readonly choice: GrowingChoice; finish: JsonObject | undefined }
-  const entries = new Map<number, Entry>()
-  const top: Record<string, unknown> = {}
+  const { chunk, opening, blank } = form
+  const names = [...TOP, ...opening]
+  const known = new Set([...KNOWN, ...opening])
+  let entries = new Map<number, Entry>()
+  let top: Record<string, unknown> = {}
+  let chars = 0
   let ended = false
   let failed = false
 
@@ -35,65 +69,68 @@ export function createChoicesFold(chunk: string, whole: string, createChoice: ()
       ended = true
       return
     }
+    if (data.length > FOLDED_CHARS_MAX) unknown('too long')
     const message = parseObject(data)
     if (message.object !== chunk) unknown('another object')
-    refuseOthers(message, TOP_KNOWN)
-    for (const name of TOP) if (isSaid(message[name])) top[name] = message[name]
-    for (const one of listOf(message.choices, 'choices')) takeChoice(objectOf(one, 'choice'))
+    refuseOthers(message, known)
+    for (const name of names) if (isSaid(message[name])) top[name] = message[name]
+    const choices = listOf(message.choices, 'choices')
+    for (let at = 0; at < choices.length; at++) {
+      takeChoice(objectOf(choices[at], 'choice'), () => elementsOf(membersOf(data).get('choices'))[at] as string)
+    }
+    if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
 
-  function takeChoice(told: JsonObject): void {
+  function takeChoice(told: JsonObject, text: () => string): void {
     const index = told.index as number
-    if (!Number.isInteger(index) || index < 0 || index > entries.size) unknown('index')
+    if (!Number.isInteger(index) || index < 0 || index >= CHOICES_MAX) unknown('index')
     let entry = entries.get(index)
     if (!entry) {
-      entry = { choice: createChoice(), finish: undefined }
+      entry = { choice: form.createChoice(), finish: undefined }
       entries.set(index, entry)
+      chars += CHOICE_CHARS
     }
     if (entry.finish) unknown('a choice that goes on after its end')
-    entry.choice.grow(told)
+    chars += entry.choice.grow(told, text)
     if (isSaid(told.finish_reason)) entry.finish = told
   }
 
-  function heldChars(): number {
-    let chars = 0
-    for (const { choice } of entries.values()) chars += choice.chars()
-    return chars
+  function whole(): KeptAnswer | undefined {
+    const choices: string[] = []
+    for (let index = 0; index < entries.size; index++) {
+      const entry = entries.get(index)
+      choices.push(entry?.finish ? entry.choice.whole(index, entry.finish) : unknown('a choice without an end'))
+    }
+    const { usage, ...rest } = top
+    const answer = { ...blank, ...rest, usage: wholeUsage(objectOf(usage, 'usage')), object: form.whole }
+    return readChoices(`{"choices":[${choices.join(',')}],${JSON.stringify(answer).slice(1)}`, form)
   }
 
   return {
     push(data) {
       if (failed) return
-      failed = ifKnown(() => take(data) ?? true) === undefined || heldChars() > FOLDED_CHARS_MAX
-      if (failed) entries.clear()
+      failed = ifKnown(() => take(data) ?? true) === undefined
+      if (!failed) return
+      entries = new Map()
+      top = {}
     },
-    end() {
-      if (failed || !ended || top.usage === undefined || entries.size === 0) return undefined
-      const choices: JsonObject[] = []
-      for (const [index, { choice, finish }] of entries) {
-        if (!finish || !FINISH_REASONS.includes(finish.finish_reason)) return undefined
-        choices[index] = choice.whole(index, finish)
-      }
-      const { model, usage, ...rest } = top
-      const json = JSON.stringify({ object: whole, model, choices, ...rest, usage })
-      if (json.length > FOLDED_CHARS_MAX) return undefined
-      return { json, callsTools: [...entries.values()].some(({ choice }) => choice.callsTools()) }
-    },
+    end: () => (failed || !ended ? undefined : ifKnown(whole)),
   }
 }
 
-/** Reads an answer that did not stream. `readChoice` throws Unknown, and tells whether the choice calls tools. */
-export function readChoices(json: string, whole: string, readChoice: (choice: JsonObject) => boolean) {
+/** Reads an answer that did not stream. */
+export function readChoices(json: string, form: ChoicesForm): KeptAnswer | undefined {
   return ifKnown((): KeptAnswer => {
     if (json.length > FOLDED_CHARS_MAX) unknown('too long')
     const answer = parseObject(json)
-    if (answer.object !== whole || !isSaid(answer.usage)) unknown('another object')
-    refuseOthers(answer, TOP_KNOWN)
+    if (answer.object !== form.whole || !isSaid(answer.usage)) unknown('another object')
+    objectOf(answer.usage, 'usage')
+    refuseOthers(answer, new Set([...KNOWN, ...form.opening]))
     const choices = listOf(answer.choices, 'choices').map((choice) => objectOf(choice, 'choice'))
-    if (choices.length === 0) unknown('no choices')
+    if (choices.length === 0 || choices.length > CHOICES_MAX) unknown('choices')
     const calls = choices.map((choice, index) => {
       if (choice.index !== index || !FINISH_REASONS.includes(choice.finish_reason)) unknown('a choice without an end')
-      return readChoice(choice)
+      return form.readChoice(choice)
     })
     return { json: withoutFresh(json, ['id', 'created']), callsTools: calls.includes(true) }
   })
@@ -101,22 +138,40 @@ export function readChoices(json: string, whole: string, readChoice: (choice: Js
 
 /** The answer's text without these members; what stays is as it was written. */
 export function withoutFresh(json: string, names: readonly string[]): string {
-  const body = canonicaliseBody(json)
-  if (!body.ok) unknown(body.rejection.message)
-  for (const name of names) body.members.delete(name)
-  return serialiseBody(body.members)
+  const members = membersOf(json)
+  for (const name of names) members.delete(name)
+  return serialiseBody(members)
 }
 
-/** The events of a stream: chunks of choices, the usage where it is told, and the end. */
+/** Nulls that vLLM writes without a stream alone. */
+function wholeUsage(usage: JsonObject): JsonObject {
+  const { prompt_tokens_details: told } = usage
+  const details = isObject(told) ? { created_cache_tokens: null, multimodal_tokens: null, ...told } : null
+  return { completion_tokens_details: null, ...usage, prompt_tokens_details: details }
+}
+
+/** Details that are null are left out of streams. */
+function usageEvent(usage: JsonObject): JsonObject {
+  const said = (object: JsonObject) => Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null))
+  const { prompt_tokens_details: details } = usage
+  return said({ ...usage, ...(isObject(details) && { prompt_tokens_details: said(details) }) })
+}
+
+/**
+ * The events of a stream: chunks of choices, the usage where it is told, and the end.
+ * @param chunks JSON objects whose members come after those of the head.
+ */
 export function choiceEvents(
   kept: JsonObject,
   head: JsonObject,
-  chunks: readonly JsonObject[],
+  chunks: readonly string[],
   tellUsage: boolean,
 ): string {
-  const { usage, system_fingerprint } = kept
-  const more = isSaid(system_fingerprint) ? { system_fingerprint } : {}
-  const last = tellUsage ? [{ choices: [], usage, ...more }] : []
-  const events = [...chunks, ...last].map((chunk) => `data: ${JSON.stringify({ ...head, ...chunk })}\n\n`)
+  const { usage, model, system_fingerprint, service_tier } = kept
+  const begin = JSON.stringify({ ...head, model, ...(isSaid(service_tier) && { service_tier }) }).slice(0, -1)
+  // vLLM tells it with the usage alone.
+  const print = isSaid(system_fingerprint) ? { system_fingerprint } : {}
+  const last = tellUsage ? [JSON.stringify({ choices: [], usage: usageEvent(usage as JsonObject), ...print })] : []
+  const events = [...chunks, ...last].map((chunk) => `data: ${begin},${chunk.slice(1)}\n\n`)
   return `${events.join('')}data: ${DONE}\n\n`
 }

@@ -1,11 +1,15 @@
-// Messages: Anthropic's /v1/messages, as vLLM 0.32 answers it (vllm/entrypoints/anthropic/serving.py).
+// Messages: Anthropic's /v1/messages, as vLLM 0.32 answers it (vllm/entrypoints/anthropic/serving.py). The input of tools is
+// held as text: its names are anybody's.
 import { type AnswerForm, FOLDED_CHARS_MAX, type Fold, type Fresh, type KeptAnswer } from './answer-form.ts'
 import { withoutFresh } from './choices.ts'
 import {
+  canonicalText,
+  elementsOf,
   ifKnown,
   isSaid,
   type JsonObject,
   listOf,
+  membersOf,
   objectOf,
   parseObject,
   refuseOthers,
@@ -16,33 +20,33 @@ import {
 
 const STOP_REASONS: readonly unknown[] = ['end_turn', 'max_tokens', 'stop_sequence', 'tool_use']
 const KNOWN = new Set(['id', 'type', 'role', 'content', 'model', 'stop_reason', 'stop_sequence', 'usage'])
-const BLOCK_KNOWN: Readonly<Record<string, ReadonlySet<string>>> = {
-  text: new Set(['type', 'text']),
-  thinking: new Set(['type', 'thinking', 'signature']),
-  tool_use: new Set(['type', 'id', 'name', 'input']),
-}
+const BLOCK_KNOWN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map([
+  ['text', new Set(['type', 'text'])],
+  ['thinking', new Set(['type', 'thinking', 'signature'])],
+  ['tool_use', new Set(['type', 'id', 'name', 'input'])],
+])
+const EVENT_KNOWN = new Set(['type', 'message', 'index', 'content_block', 'delta', 'usage'])
+const END_KNOWN = new Set(['stop_reason', 'stop_sequence'])
+/** What a block costs besides its text. */
+const BLOCK_CHARS = 64
 
 export const messageForm: AnswerForm = {
   createFold: createMessageFold,
-  read: (json) =>
-    ifKnown(() => {
-      if (json.length > FOLDED_CHARS_MAX) unknown('too long')
-      return { json: withoutFresh(json, ['id']), callsTools: readMessage(parseObject(json)) }
-    }),
+  read: (json) => ifKnown(() => readMessage(json)),
   toJson: (kept, fresh) => withMembers(idOf(fresh), kept),
   toEvents(kept, fresh) {
-    const { content, stop_reason, stop_sequence = null, usage, ...rest } = parseObject(kept)
+    const { content: _, stop_reason, stop_sequence = null, usage, ...rest } = parseObject(kept)
     const start = {
       ...idOf(fresh),
       ...rest,
       content: [],
       stop_reason: null,
       stop_sequence: null,
-      usage: atStart(usage),
+      usage: atStart(usage as JsonObject),
     }
     return [
       eventOf({ type: 'message_start', message: start }),
-      ...(content as readonly JsonObject[]).flatMap(blockEvents),
+      ...elementsOf(membersOf(kept).get('content')).flatMap(blockEvents),
       eventOf({ type: 'message_delta', delta: { stop_reason, stop_sequence }, usage }),
       eventOf({ type: 'message_stop' }),
     ].join('')
@@ -53,27 +57,29 @@ function idOf({ id }: Fresh): JsonObject {
   return { id: `chatcmpl-${id}` }
 }
 
-/** Throws for a message that is not whole, or holds what is not known; tells whether it calls tools. */
-function readMessage(message: JsonObject): boolean {
+/** Throws for a message that is not whole, or holds what is not known. */
+function readMessage(json: string): KeptAnswer {
+  if (json.length > FOLDED_CHARS_MAX) unknown('too long')
+  const message = parseObject(json)
   refuseOthers(message, KNOWN)
-  if (message.type !== 'message' || !STOP_REASONS.includes(message.stop_reason) || !isSaid(message.usage)) {
-    unknown('no whole message')
-  }
+  if (message.type !== 'message' || !STOP_REASONS.includes(message.stop_reason)) unknown('no whole message')
+  objectOf(message.usage, 'usage')
   const blocks = listOf(message.content, 'content').map((block) => objectOf(block, 'block'))
   for (const block of blocks) {
-    refuseOthers(block, BLOCK_KNOWN[String(block.type)] ?? unknown('block'))
+    refuseOthers(block, BLOCK_KNOWN.get(block.type) ?? unknown('block'))
     if (block.type === 'text') textOf(block.text, 'text')
     if (block.type === 'thinking') textOf(block.thinking, 'thinking')
+    if (isSaid(block.signature)) textOf(block.signature, 'signature')
     if (block.type === 'tool_use') objectOf(block.input, 'input')
   }
-  return blocks.some(({ type }) => type === 'tool_use')
+  return { json: withoutFresh(json, ['id']), callsTools: blocks.some(({ type }) => type === 'tool_use') }
 }
 
 type GrowingBlock = { readonly start: JsonObject; text: string; signature: string | undefined }
 
 function createMessageFold(): Fold {
   let head: JsonObject | undefined
-  const blocks: GrowingBlock[] = []
+  let blocks: GrowingBlock[] = []
   /** The last one is being told. */
   let open = false
   let delta: JsonObject | undefined
@@ -82,20 +88,24 @@ function createMessageFold(): Fold {
   let failed = false
   let chars = 0
 
-  function take(event: JsonObject): void {
+  function take(data: string): void {
+    if (data.length > FOLDED_CHARS_MAX) unknown('too long')
+    const event = parseObject(data)
+    refuseOthers(event, EVENT_KNOWN)
     if (ended) unknown('something after the end')
+    if (event.type === 'ping') return
+    if (!head !== (event.type === 'message_start')) unknown('another start')
     switch (event.type) {
-      case 'ping':
-        return
-      case 'message_start': {
-        if (head) unknown('a second start')
+      case 'message_start':
         head = objectOf(event.message, 'message')
         refuseOthers(head, KNOWN)
+        if (isSaid(head.content)) unknown('content at the start')
+        usage = objectOf(head.usage ?? {}, 'usage')
         return
-      }
       case 'content_block_start':
-        if (open || event.index !== blocks.length) unknown('block index')
+        if (open || delta || event.index !== blocks.length) unknown('block index')
         blocks.push({ start: objectOf(event.content_block, 'block'), text: '', signature: undefined })
+        chars += BLOCK_CHARS + data.length
         open = true
         return
       case 'content_block_delta':
@@ -107,10 +117,11 @@ function createMessageFold(): Fold {
       case 'message_delta':
         if (open || delta) unknown('an end before its time')
         delta = objectOf(event.delta, 'delta')
+        refuseOthers(delta, END_KNOWN)
         usage = { ...usage, ...objectOf(event.usage, 'usage') }
         return
       case 'message_stop':
-        if (!head || !delta) unknown('an end before its time')
+        if (!delta) unknown('an end before its time')
         ended = true
         return
       default:
@@ -121,77 +132,74 @@ function createMessageFold(): Fold {
   function takeDelta(told: JsonObject, index: unknown): void {
     const block = blocks.at(-1)
     if (!block || !open || index !== blocks.length - 1) unknown('block index')
-    const name = DELTA_OF_BLOCK[String(told.type)]
-    if (told.type === 'signature_delta') block.signature = (block.signature ?? '') + textOf(told.signature, 'signature')
-    else if (!name || block.start.type !== name.block) unknown('delta')
-    else {
-      const piece = textOf(told[name.member], name.member)
-      block.text += piece
-      chars += piece.length
-    }
+    const { ofBlock, member } = DELTAS.get(told.type) ?? unknown('delta')
+    if (block.start.type !== ofBlock) unknown('delta')
+    for (const name in told) if (name !== 'type' && name !== member && isSaid(told[name])) unknown(name)
+    const piece = textOf(told[member], member)
+    if (member === 'signature') block.signature = (block.signature ?? '') + piece
+    else block.text += piece
+    chars += piece.length
+    if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
 
-  function fold(): KeptAnswer {
+  function whole(): KeptAnswer {
     const { role, model } = head ?? unknown('no start')
     const { stop_reason, stop_sequence } = delta ?? unknown('no end')
-    const message = {
-      type: 'message',
-      role,
-      content: blocks.map(wholeBlock),
-      model,
-      stop_reason,
-      ...(isSaid(stop_sequence) && { stop_sequence }),
-      usage,
-    }
-    return { callsTools: readMessage(message), json: JSON.stringify(message) }
+    const end = { model, stop_reason, ...(isSaid(stop_sequence) && { stop_sequence }), usage }
+    const content = blocks.map(wholeBlock).join(',')
+    const begin = JSON.stringify({ type: 'message', role }).slice(0, -1)
+    return readMessage(`${begin},"content":[${content}],${JSON.stringify(end).slice(1)}`)
   }
 
   return {
     push(data) {
       if (failed) return
-      failed = ifKnown(() => take(parseObject(data)) ?? true) === undefined || chars > FOLDED_CHARS_MAX
-      if (failed) blocks.length = 0
+      failed = ifKnown(() => take(data) ?? true) === undefined
+      if (!failed) return
+      head = undefined
+      blocks = []
     },
-    end() {
-      const kept = failed || !ended ? undefined : ifKnown(fold)
-      return kept && kept.json.length <= FOLDED_CHARS_MAX ? kept : undefined
-    },
+    end: () => (failed || !ended ? undefined : ifKnown(whole)),
   }
 }
 
-const DELTA_OF_BLOCK: Readonly<Record<string, { readonly block: string; readonly member: string }>> = {
-  text_delta: { block: 'text', member: 'text' },
-  thinking_delta: { block: 'thinking', member: 'thinking' },
-  input_json_delta: { block: 'tool_use', member: 'partial_json' },
-}
+const DELTAS: ReadonlyMap<unknown, { readonly ofBlock: string; readonly member: string }> = new Map([
+  ['text_delta', { ofBlock: 'text', member: 'text' }],
+  ['thinking_delta', { ofBlock: 'thinking', member: 'thinking' }],
+  ['signature_delta', { ofBlock: 'thinking', member: 'signature' }],
+  ['input_json_delta', { ofBlock: 'tool_use', member: 'partial_json' }],
+])
 
-function wholeBlock({ start, text, signature }: GrowingBlock): JsonObject {
+function wholeBlock({ start, text, signature }: GrowingBlock): string {
   switch (start.type) {
     case 'text':
-      return { ...start, text: textOf(start.text ?? '', 'text') + text }
-    case 'thinking':
-      return {
-        ...start,
-        thinking: textOf(start.thinking ?? '', 'thinking') + text,
-        ...(signature !== undefined && { signature }),
-      }
-    default:
+      return JSON.stringify({ ...start, text: textOf(start.text ?? '', 'text') + text })
+    case 'thinking': {
+      const signed =
+        signature === undefined ? {} : { signature: textOf(start.signature ?? '', 'signature') + signature }
+      return JSON.stringify({ ...start, thinking: textOf(start.thinking ?? '', 'thinking') + text, ...signed })
+    }
+    default: {
+      const { input, ...rest } = start
+      if (text !== '' && Object.keys(objectOf(input ?? {}, 'input')).length > 0) unknown('two inputs')
       // Arguments that were cut are none: nobody can call with them.
-      return { ...start, input: text === '' ? (start.input ?? {}) : parseObject(text) }
+      return `${JSON.stringify(rest).slice(0, -1)},"input":${text === '' ? JSON.stringify(input ?? {}) : canonicalText(text)}}`
+    }
   }
 }
 
 /** Before anything is computed, vLLM counts the whole prompt and nothing else. */
-function atStart(usage: unknown): JsonObject {
-  const { input_tokens, cache_read_input_tokens, cache_creation_input_tokens } = usage as Record<string, number | null>
-  const input = (input_tokens ?? 0) + (cache_read_input_tokens ?? 0) + (cache_creation_input_tokens ?? 0)
+function atStart(usage: JsonObject): JsonObject {
+  const counts = [usage.input_tokens, usage.cache_read_input_tokens, usage.cache_creation_input_tokens]
+  const input = counts.reduce<number>((sum, count) => sum + (typeof count === 'number' ? count : 0), 0)
   return { input_tokens: input, output_tokens: 0 }
 }
 
-function blockEvents(block: JsonObject, index: number): string[] {
+function blockEvents(json: string, index: number): string[] {
+  const block = parseObject(json)
   const event = (type: string, more: JsonObject) => eventOf({ type, ...more, index })
-  const deltas = (type: string, member: string, text: string) =>
-    text === '' ? [] : [event('content_block_delta', { delta: { type, [member]: text } })]
+  const told = (type: string, member: string, text: unknown) =>
+    isSaid(text) ? [event('content_block_delta', { delta: { type, [member]: text } })] : []
   const around = (start: JsonObject, between: readonly string[]) => [
     event('content_block_start', { content_block: start }),
     ...between,
@@ -199,17 +207,14 @@ function blockEvents(block: JsonObject, index: number): string[] {
   ]
   switch (block.type) {
     case 'text':
-      return around({ ...block, text: '' }, deltas('text_delta', 'text', block.text as string))
+      return around({ ...block, text: '' }, told('text_delta', 'text', block.text))
     case 'thinking': {
       const { signature, ...rest } = block
-      const signed = isSaid(signature) ? deltas('signature_delta', 'signature', signature as string) : []
-      const thought = deltas('thinking_delta', 'thinking', block.thinking as string)
-      return around({ ...rest, thinking: '' }, [...thought, ...signed])
+      const signed = told('signature_delta', 'signature', signature)
+      return around({ ...rest, thinking: '' }, [...told('thinking_delta', 'thinking', block.thinking), ...signed])
     }
-    default: {
-      const input = JSON.stringify(block.input)
-      return around({ ...block, input: {} }, deltas('input_json_delta', 'partial_json', input === '{}' ? '' : input))
-    }
+    default:
+      return around({ ...block, input: {} }, told('input_json_delta', 'partial_json', membersOf(json).get('input')))
   }
 }
 

@@ -1,15 +1,16 @@
 // Responses: /v1/responses, as vLLM 0.32 answers it (vllm/entrypoints/openai/responses/streaming_events.py). The last event of
 // a stream holds the whole answer.
-import { canonicaliseBody } from '../canonical-body.ts'
+import { serialiseBody } from '../canonical-body.ts'
 import { type AnswerForm, FOLDED_CHARS_MAX, type Fold, type Fresh, type KeptAnswer } from './answer-form.ts'
-import { withoutFresh } from './choices.ts'
 import {
   ifKnown,
+  isObject,
   isSaid,
   type JsonObject,
   listOf,
+  membersOf,
   objectOf,
-  parseObject,
+  parseExactly,
   refuseOthers,
   textOf,
   unknown,
@@ -17,29 +18,40 @@ import {
 } from './json.ts'
 
 const COMPLETED = 'response.completed'
-/** None of the others that a stream may hold ends it, or says that it failed. */
-const ENDS = /"type":\s*"(?:response\.(?:completed|incomplete|failed|cancelled)|error)"|"error":\s*\{/
+/** What may end a stream, or say that it failed; the names of a caller's tools may look like it. */
+const MAY_END = /"type":\s*"(?:response\.(?:completed|incomplete|failed|cancelled)|error)"|"error":\s*[^\sn]/
 
 export const responseForm: AnswerForm = {
   createFold: createResponseFold,
   read: (json) => ifKnown(() => readResponse(json)),
   toJson: (kept, fresh) => withMembers(idOf(fresh), kept),
   toEvents(kept, fresh) {
-    const whole = { ...idOf(fresh), ...parseObject(kept) }
-    const begun = { ...whole, status: 'in_progress', output: [], usage: null, incomplete_details: null }
-    const output = whole.output as readonly JsonObject[]
-    const events: JsonObject[] = [
-      { response: begun, type: 'response.created' },
-      { response: begun, type: 'response.in_progress' },
-      ...output.flatMap(itemEvents),
-      { response: whole, type: COMPLETED },
+    const whole = membersOf(kept)
+    const begun = new Map([...whole, ...BEGUN])
+    const toldAs = (members: ReadonlyMap<string, string>, type: string) => ({
+      text: `{"response":${withMembers(idOf(fresh), serialiseBody(members))},`,
+      type,
+    })
+    const items = (parseExactly(whole.get('output') as string) as readonly JsonObject[]).flatMap(itemEvents)
+    const events = [
+      toldAs(begun, 'response.created'),
+      toldAs(begun, 'response.in_progress'),
+      ...items.map(({ type, ...more }) => ({ text: `${JSON.stringify(more).slice(0, -1)},`, type })),
+      toldAs(whole, COMPLETED),
     ]
     return events
-      .map((event, number) => ({ ...event, sequence_number: number }))
-      .map((event) => `event: ${(event as JsonObject).type}\ndata: ${JSON.stringify(event)}\n\n`)
+      .map(({ text, type }, number) => `event: ${type}\ndata: ${text}"sequence_number":${number},"type":"${type}"}\n\n`)
       .join('')
   },
 }
+
+/** What a response has not yet while it begins. */
+const BEGUN: readonly (readonly [name: string, text: string])[] = [
+  ['status', '"in_progress"'],
+  ['output', '[]'],
+  ['usage', 'null'],
+  ['incomplete_details', 'null'],
+]
 
 function idOf({ id, createdSeconds }: Fresh): JsonObject {
   return { id: `resp_${id}`, created_at: createdSeconds }
@@ -48,63 +60,76 @@ function idOf({ id, createdSeconds }: Fresh): JsonObject {
 function createResponseFold(): Fold {
   let kept: KeptAnswer | undefined
   let over = false
+
+  function take(data: string): void {
+    if (!MAY_END.test(data)) return
+    const event = membersOf(data)
+    const type = event.get('type')
+    if ((event.get('error') ?? 'null') === 'null' && !ENDS.has(type)) return
+    over = true
+    if (type === `"${COMPLETED}"`) kept = readResponse(event.get('response') ?? unknown('no response'))
+  }
+
   return {
     push(data) {
       // What comes after the end was not to come.
       if (over) kept = undefined
-      else if (ENDS.test(data)) {
-        over = true
-        kept = ifKnown(() => readResponse(responseOf(data)))
-      }
+      else if (ifKnown(() => take(data) ?? true) === undefined) over = true
     },
     end: () => kept,
   }
 }
 
-/** The answer in a stream's last event, as it was written. */
-function responseOf(data: string): string {
-  const event = canonicaliseBody(data)
-  if (!event.ok || event.members.get('type') !== `"${COMPLETED}"`) unknown('another end')
-  return event.members.get('response') ?? unknown('no response')
-}
+const ENDS: ReadonlySet<string | undefined> = new Set(
+  [COMPLETED, 'response.incomplete', 'response.failed', 'response.cancelled', 'error'].map((type) => `"${type}"`),
+)
+
+/** None of these is in an answer that is kept: they are of other places of a stream, or say that it is not whole. */
+const REFUSED = [...['error', 'input_messages', 'output_messages'], ...['kv_transfer_params', 'ec_transfer_params']]
 
 function readResponse(json: string): KeptAnswer {
   if (json.length > FOLDED_CHARS_MAX) unknown('too long')
-  const { object, status, error, incomplete_details, usage, output, ...others } = parseObject(json)
-  const isWhole = status === 'completed' || (status === 'incomplete' && isCutByLength(incomplete_details))
-  if (object !== 'response' || !isWhole || isSaid(error) || !isSaid(usage)) unknown('no whole response')
-  // Raw token ids and what engines hand each other are told at other places of a stream.
-  const { input_messages, output_messages, kv_transfer_params, ec_transfer_params } = others
-  if ([input_messages, output_messages, kv_transfer_params, ec_transfer_params].some(isSaid)) unknown('raw messages')
-  const items = listOf(output, 'output').map((item) => objectOf(item, 'item'))
+  const members = membersOf(json)
+  const memberOf = (name: string) => parseExactly(members.get(name) ?? 'null')
+  if (memberOf('object') !== 'response') unknown('another object')
+  if (!isWhole(memberOf('status'), memberOf('incomplete_details'))) unknown('no whole response')
+  objectOf(memberOf('usage'), 'usage')
+  for (const name of REFUSED) if (isSaid(memberOf(name))) unknown(name)
+  const items = listOf(memberOf('output'), 'output').map((item) => objectOf(item, 'item'))
   for (const item of items) readItem(item)
-  const callsTools = items.some(({ type }) => type === 'function_call')
-  return { json: withoutFresh(json, ['id', 'created_at']), callsTools }
+  for (const name of ['id', 'created_at']) members.delete(name)
+  return { json: serialiseBody(members), callsTools: items.some(({ type }) => type === 'function_call') }
 }
 
-/** The limit is in the request: asked again, the answer would be cut again. */
-function isCutByLength(details: unknown): boolean {
-  return (details as JsonObject | null | undefined)?.reason === 'max_output_tokens'
+/** One that was cut at the length that was asked for is whole: asked again, it would be cut again. vLLM ends its stream as any. */
+function isWhole(status: unknown, details: unknown): boolean {
+  if (status === 'completed') return !isSaid(details)
+  return status === 'incomplete' && isObject(details) && details.reason === 'max_output_tokens'
 }
 
-const ITEM_KNOWN: Readonly<Record<string, ReadonlySet<string>>> = {
-  message: new Set(['id', 'content', 'role', 'status', 'type', 'phase']),
-  function_call: new Set(['id', 'arguments', 'call_id', 'name', 'type', 'status']),
-  reasoning: new Set(['id', 'summary', 'content', 'type', 'status']),
-}
+const ITEM_KNOWN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map([
+  ['message', new Set(['id', 'content', 'role', 'status', 'type', 'phase'])],
+  ['function_call', new Set(['id', 'arguments', 'call_id', 'name', 'type', 'status'])],
+  ['reasoning', new Set(['id', 'summary', 'content', 'type', 'status'])],
+])
 const PART_KNOWN = new Set(['annotations', 'text', 'type', 'logprobs'])
 
 /** Throws for an item that could not be told as events. */
 function readItem(item: JsonObject): void {
-  refuseOthers(item, ITEM_KNOWN[String(item.type)] ?? unknown('item'))
+  refuseOthers(item, ITEM_KNOWN.get(item.type) ?? unknown('item'))
   textOf(item.id, 'item id')
-  if (item.type === 'function_call') return void textOf(item.arguments, 'arguments')
+  if (isSaid(item.status) && item.status !== 'completed') unknown('status')
+  if (item.type === 'function_call') {
+    for (const name of ['arguments', 'call_id', 'name']) textOf(item[name], name)
+    return
+  }
   if (isSaid(item.summary)) unknown('summary')
   const wanted = item.type === 'message' ? 'output_text' : 'reasoning_text'
   for (const one of listOf(item.content ?? [], 'content')) {
     const part = objectOf(one, 'part')
     refuseOthers(part, PART_KNOWN)
     textOf(part.text, 'text')
+    if (isSaid(part.logprobs)) for (const one of listOf(part.logprobs, 'logprobs')) objectOf(one, 'probability')
     if (part.type !== wanted || isSaid(part.annotations)) unknown('part')
   }
 }
@@ -134,7 +159,7 @@ function partEvents({ type, content }: JsonObject): JsonObject[] {
   const kind = text ? 'response.output_text' : 'response.reasoning_text'
   return ((content ?? []) as readonly JsonObject[]).flatMap((part, content_index) => {
     const empty = text ? { annotations: [], text: '', type: part.type, logprobs: [] } : { text: '', type: part.type }
-    const logprobs = text ? { logprobs: isSaid(part.logprobs) ? part.logprobs : [] } : {}
+    const logprobs = text ? { logprobs: deltaLogprobs(part.logprobs) } : {}
     const done = text ? { logprobs: [] } : {}
     return [
       { content_index, part: empty, type: 'response.content_part.added' },
@@ -143,4 +168,12 @@ function partEvents({ type, content }: JsonObject): JsonObject[] {
       { content_index, part, type: 'response.content_part.done' },
     ]
   })
+}
+
+/** Deltas tell probabilities without the bytes of tokens. */
+function deltaLogprobs(logprobs: unknown): readonly JsonObject[] {
+  return ((logprobs ?? []) as readonly JsonObject[]).map(({ bytes: _, top_logprobs, ...rest }) => ({
+    ...rest,
+    ...(Array.isArray(top_logprobs) && { top_logprobs: deltaLogprobs(top_logprobs.filter(isObject)) }),
+  }))
 }
