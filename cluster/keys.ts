@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
 import { type KeyRecord, keyDigest, keyRecordName, mintApiKey } from '../shared/api-key.ts'
 import { isTenant } from '../shared/signature.ts'
@@ -11,6 +12,8 @@ export const PROJECT_DIR = fileURLToPath(new URL('..', import.meta.url))
 /** What this machine's `up` keeps between runs; never committed. */
 export const STATE_DIR = join(PROJECT_DIR, '.warmpath')
 const SECRETS_FILE = join(STATE_DIR, 'edge.env')
+const LOCK_FILE = join(STATE_DIR, 'keys.lock')
+const LOCK_WAIT_MS = 60_000
 
 /** Secrets of the local edge: made once, the same for every `up` and `key` on this machine. */
 export type LocalSecrets = {
@@ -99,6 +102,7 @@ export async function storeLocalKeys(keys: ReadonlyMap<string, NewKey>): Promise
     )
   }
   const { pepper } = localSecrets()
+  using _ = lockStore()
   const { getPlatformProxy } = await import('wrangler')
   const proxy = await getPlatformProxy<{ KEYS: { put: (name: string, value: string) => Promise<void> } }>({
     configPath: join(PROJECT_DIR, 'wrangler.toml'),
@@ -114,4 +118,21 @@ export async function storeLocalKeys(keys: ReadonlyMap<string, NewKey>): Promise
   } finally {
     await proxy.dispose()
   }
+}
+
+/**
+ * The store of the local edge for this process alone among those that write to it: workerd fails writes while another
+ * opens or closes the same files. It is the system's lock, so that it ends with its process, however that ends.
+ */
+function lockStore(): Disposable {
+  const lock = new DatabaseSync(LOCK_FILE, { timeout: LOCK_WAIT_MS })
+  try {
+    lock.exec('BEGIN EXCLUSIVE')
+  } catch (error) {
+    lock.close()
+    throw new UserError(
+      `${LOCK_FILE}: another command has been writing keys for ${LOCK_WAIT_MS / 1_000} s: ${(error as Error).message}`,
+    )
+  }
+  return { [Symbol.dispose]: () => lock.close() }
 }
