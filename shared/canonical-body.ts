@@ -73,6 +73,9 @@ const CLOSE_BRACE = 0x7d
 // None of these can backtrack: a class repeated, or optional tails that nothing follows.
 // biome-ignore lint/suspicious/noControlCharactersInRegex: JSON forbids exactly these in strings
 const PLAIN_RUN = /[^"\\\u0000-\u001f]*/y
+/** Spelled as JSON.stringify spells it. In stretches: what a repetition remembers of each turn is bounded. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: as above
+const CANONICAL_RUN = /[^"\\\u0000-\u001f]*(?:\\["\\bfnrt][^"\\\u0000-\u001f]*){0,64}/y
 // biome-ignore lint/suspicious/noControlCharactersInRegex: as above
 const STRING_PIECE = /[^"\\\u0000-\u001f]+|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})/y
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y
@@ -209,6 +212,12 @@ class Scanner {
     PLAIN_RUN.lastIndex = start + 1
     PLAIN_RUN.test(text)
     let end = PLAIN_RUN.lastIndex
+    for (let from = -1; text.charCodeAt(end) === BACKSLASH && end > from; ) {
+      from = end
+      CANONICAL_RUN.lastIndex = from
+      CANONICAL_RUN.test(text)
+      end = CANONICAL_RUN.lastIndex
+    }
     if (text.charCodeAt(end) === QUOTE) {
       this.#at = end + 1
       return text.slice(start, this.#at)

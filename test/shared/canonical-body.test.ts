@@ -197,6 +197,18 @@ describe('generated bodies', () => {
     )
   })
 
+  it('strings are spelled as JSON.stringify spells them, however many escapes they have', () => {
+    const piece = fc.constantFrom('a', 'é', '"', '\\', '\n', '\t', '\u0001', '/', '\u2028', '😀')
+    const wordy = fc.array(piece, { maxLength: 400 }).map((pieces) => pieces.join(''))
+    fc.assert(
+      fc.property(wordy, fc.boolean(), (text, slashes) => {
+        const spelled = JSON.stringify(text)
+        const given = slashes ? spelled.replaceAll('/', '\\/') : spelled
+        expect(canonicalOf(`{"a":${given},"b":[${given}]}`)).toBe(`{"a":${spelled},"b":[${spelled}]}`)
+      }),
+    )
+  })
+
   it('keep every number as written', () => {
     const digits = fc.string({ unit: fc.constantFrom(...'0123456789'), minLength: 1, maxLength: 30 })
     const number = fc
