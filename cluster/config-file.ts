@@ -214,7 +214,12 @@ function expectation(issue: v.BaseIssue<unknown>): string {
   if (issue.type === 'strict_object' && issue.expected === 'never') return 'there is no such setting'
   if (issue.type === 'strict_object' && issue.received === 'undefined') return 'is missing'
   const expected = (issue.expected ?? issue.message).replaceAll(/[()"]/g, '').replaceAll(' | ', ', ')
-  return `expected ${issue.type === 'picklist' ? `one of ${expected}` : expected}, got ${issue.received}`
+  return `expected ${issue.type === 'picklist' ? `one of ${expected}` : expected}, got ${withoutCredentials(issue.received)}`
+}
+
+/** An URL may hold a password; the message goes to logs. */
+function withoutCredentials(received: string): string {
+  return received.replace(/:\/\/.*(?="$)/s, '://…')
 }
 
 function pathInWords(path: readonly (string | number)[]): string {

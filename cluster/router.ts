@@ -118,11 +118,12 @@ export async function startRouter(
     },
     caching: {
       policy: () => current.cache,
-      cache: createResponseCache({ memory, redis, flights: createFlights(), epochMs, nowMs }),
+      cache: createResponseCache({ memory, redis, flights: createFlights(nowMs), epochMs, nowMs }),
       secret: cacheSecret(config),
       modelVersion: endpoints.modelVersion,
       onOutcome: metrics.cacheAsked,
       random: Math.random,
+      onBug: (err) => log.error({ err }, 'internal error'),
       epochMs,
     },
     sessions: createSessions(nowMs),

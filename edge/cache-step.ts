@@ -11,7 +11,7 @@ import type { Visit } from './visit.ts'
 const versionsOf = new WeakMap<Config, ModelVersions>()
 
 /** @param url of the request at hand: entries lie under its origin. */
-export function cacheDepsOf(config: Config, url: string): CacheDeps {
+export function cacheDepsOf(config: Config, url: string, onBug: (error: unknown) => void): CacheDeps {
   let versions = versionsOf.get(config)
   if (!versions) {
     versions = createModelVersions(systemClock)
@@ -19,7 +19,7 @@ export function cacheDepsOf(config: Config, url: string): CacheDeps {
   }
   const { policy, epoch } = config.cache
   const store = cacheApiStore(new URL(url).origin)
-  return { policy, epoch, secret: config.pepper, versions, store, clock: systemClock, random: Math.random }
+  return { policy, epoch, secret: config.pepper, versions, store, clock: systemClock, random: Math.random, onBug }
 }
 
 /** The answer to a caller whose question was answered before. */
@@ -55,7 +55,9 @@ export function followAnswer(
 ): KeptBytes | undefined {
   const before = answer.headers.get('cache-status')
   headers.set('cache-status', statusHeader(outcome, before))
-  visit.cache = before?.includes('; hit') ? 'router' : outcome.hit ? 'hit' : outcome.forwarded
+  // Of equal requests at once, one was computed; the others are `collapsed`.
+  const byRouter = before !== null && /; (?:hit|collapsed)\b/.test(before)
+  visit.cache = byRouter ? 'router' : outcome.hit ? 'hit' : outcome.forwarded
   if (answer.status !== 200) return undefined
   const version = answer.headers.get(HEADER.modelVersion)
   if (deps.policy && version !== null && visit.model !== undefined) {

@@ -27,6 +27,7 @@ export type CacheDeps = {
   readonly store: ResponseStore
   readonly clock: Clock
   readonly random: () => number
+  readonly onBug: (error: unknown) => void
 }
 
 export type CacheRequest = {
@@ -127,7 +128,7 @@ function createKeep({ dialect, toolCalls }: UsedWish, keyUnder: KeyUnder, policy
     if (version === null) return undefined
     // What the router had stored is as old as it says.
     const receivedMs = deps.clock.epochMs() - ageOf(headers) * 1_000
-    const keeper = createKeeper(dialect, streams)
+    const keeper = createKeeper(dialect, streams, deps.onBug)
     return {
       push: keeper.push,
       async store() {

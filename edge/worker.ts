@@ -49,7 +49,7 @@ app.get('/v1/models', models).all(refuseMethod('GET, HEAD'))
 app.get('/v1/models/:id{.+}', models).all(refuseMethod('GET, HEAD'))
 app.notFound((c) => c.var.visit.refuse({ reason: 'route-not-found', message: 'there is no such route' }))
 app.onError((error, c) => {
-  log(JSON.stringify({ requestId: c.var.visit.requestId, error: error.message }))
+  logBug(c.var.visit, error)
   return c.var.visit.refuse({ reason: 'internal', message: 'the edge failed; its log says why' })
 })
 
@@ -69,7 +69,7 @@ async function generate(c: Context<Edge>, dialect: Dialect): Promise<Response> {
   const refused = refuseModel(principal, body.model)
   if (refused) return visit.refuse(refused)
 
-  const cache = cacheDepsOf(config, c.req.url)
+  const cache = cacheDepsOf(config, c.req.url, (error) => logBug(visit, error))
   const cacheControl = c.req.raw.headers.get('cache-control')
   const { cacheScope } = principal
   const cached = await consult(
@@ -271,6 +271,10 @@ function authenticatorOf(config: Config): Authenticate {
     authenticators.set(config, authenticate)
   }
   return authenticate
+}
+
+function logBug({ requestId }: Visit, error: unknown): void {
+  log(JSON.stringify({ requestId, error: error instanceof Error ? error.message : String(error) }))
 }
 
 function log(line: string): void {

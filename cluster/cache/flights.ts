@@ -9,21 +9,22 @@ export type Land = (landing: Landing) => void
 
 export type Flight =
   /** Nobody computes this: the caller does, and lands it whatever happens. */
-  { readonly leads: true; readonly land: Land } | { readonly leads: false; readonly landed: Promise<Landing> }
+  | { readonly leads: true; readonly land: Land }
+  | { readonly leads: false; readonly landed: Promise<Landing>; readonly startedAtMs: number }
 
 export type Flights = {
   readonly enter: (key: string) => Flight
   readonly underWay: () => number
 }
 
-export function createFlights(): Flights {
-  const flights = new Map<string, Promise<Landing>>()
+export function createFlights(nowMs: () => number): Flights {
+  const flights = new Map<string, { readonly landed: Promise<Landing>; readonly startedAtMs: number }>()
   return {
     enter(key) {
-      const landed = flights.get(key)
-      if (landed) return { leads: false, landed }
+      const flight = flights.get(key)
+      if (flight) return { leads: false, ...flight }
       const { promise, resolve } = Promise.withResolvers<Landing>()
-      flights.set(key, promise)
+      flights.set(key, { landed: promise, startedAtMs: nowMs() })
       let over = false
       return {
         leads: true,

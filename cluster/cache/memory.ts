@@ -21,8 +21,15 @@ export function createMemoryTier(bytesMax: number): MemoryTier {
       const bytes = stored.get(key)
       return bytes && parseEntry(bytes.toString())
     },
-    set: (key, entry) => stored.set(key, Buffer.from(formatEntry(entry))),
+    set: (key, entry) => stored.set(key, ownBuffer(formatEntry(entry))),
     bytes: stored.bytes,
     entries: stored.entries,
   }
+}
+
+/** Node cuts small buffers out of shared blocks of 8 KB, of which one that stays keeps all. */
+function ownBuffer(text: string): Buffer {
+  const bytes = Buffer.allocUnsafeSlow(Buffer.byteLength(text))
+  bytes.write(text)
+  return bytes
 }

@@ -55,7 +55,7 @@ export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: 
     if (near && !objection) return { kind: 'stored', entry: near, tier: 'memory' }
     const bytes = await redis?.get(key)
     const far = bytes && parseEntry(bytes.toString())
-    if (!far) return objection ?? 'miss'
+    if (!far || !isJson(far.json)) return objection ?? 'miss'
     const farObjection = objectionTo(far, wish, epochMs())
     if (farObjection) return farObjection
     memory.set(key, far)
@@ -69,11 +69,13 @@ export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: 
 
   /** Computes, or waits for who does. Who waited long enough computes for itself. */
   async function fly(key: string, wish: Wish, forwarded: 'miss' | 'stale', left: AbortSignal): Promise<Found> {
-    const until = nowMs() + JOIN_WAIT_MS
+    const endMs = nowMs() + JOIN_WAIT_MS
     while (true) {
       const flight = flights.enter(key)
       if (flight.leads) return { kind: 'absent', forwarded, land: saving(key, flight.land) }
-      const landing = (await within(flight.landed, until - nowMs(), left)) ?? 'late'
+      // What has not landed by then is long, also for those who come late to it.
+      const untilMs = Math.min(endMs, flight.startedAtMs + JOIN_WAIT_MS)
+      const landing = (await within(flight.landed, untilMs - nowMs(), left)) ?? 'late'
       if (typeof landing !== 'string' && !objectionTo(landing, wish, epochMs()))
         return { kind: 'joined', entry: landing }
       // Of those who waited for a request that was lost, one takes its place, while there is time.
@@ -99,8 +101,18 @@ export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: 
   }
 }
 
+/** What others have written is looked at once, before it is told to anybody. */
+function isJson(text: string): boolean {
+  try {
+    return typeof JSON.parse(text) === 'object'
+  } catch {
+    return false
+  }
+}
+
 /** What the promise gives, unless it takes longer or the caller leaves. */
 async function within<T>(promise: Promise<T>, waitMs: number, left: AbortSignal): Promise<T | undefined> {
+  if (waitMs <= 0) return undefined
   const { promise: over, resolve } = Promise.withResolvers<undefined>()
   const timer = setTimeout(() => resolve(undefined), waitMs)
   const leave = (): void => resolve(undefined)

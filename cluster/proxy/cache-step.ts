@@ -2,6 +2,7 @@
 // what an engine says otherwise.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { ANSWER_FORMS } from '../../shared/answers/forms.ts'
+import { readDirectives } from '../../shared/cache/directives.ts'
 import { ageSeconds, type CacheEntry } from '../../shared/cache/entry.ts'
 import { createKeeper } from '../../shared/cache/keeper.ts'
 import { type CacheableDialect, isInKey } from '../../shared/cache/key.ts'
@@ -35,6 +36,7 @@ export type CachingDeps = {
   readonly modelVersion: (model: string) => string | undefined
   readonly onOutcome: (outcome: CacheNote['outcome']) => void
   readonly random: () => number
+  readonly onBug: (error: unknown) => void
   readonly epochMs: () => number
 }
 
@@ -68,7 +70,7 @@ export async function askCache(
   res: ServerResponse,
 ): Promise<CacheStepResult> {
   const policy = deps.policy()
-  const { wish, key } = policy ? keyOf(deps, policy, caller, request, req) : OFF
+  const { wish, key } = policy ? keyOf(deps, policy, caller, request, req) : off(req)
   if (!policy || !wish.uses) {
     const because = wish.uses ? 'off' : wish.because
     deps.onOutcome(because)
@@ -108,7 +110,10 @@ export function sendStored(
   res.end(text)
 }
 
-const OFF = { wish: { uses: false, because: 'off', onlyIfCached: false } as CacheWish, key: '' }
+function off(req: IncomingMessage): { readonly wish: CacheWish; readonly key: string } {
+  const { onlyIfCached } = readDirectives(headerOf(req, 'cache-control'))
+  return { wish: { uses: false, because: 'off', onlyIfCached }, key: '' }
+}
 
 const NOT_CACHED: Rejection = {
   reason: 'not-cached',
@@ -186,7 +191,7 @@ function createKeeping(land: Land, wish: UsedWish, policy: CachePolicy, deps: Ca
   let keeper: ReturnType<typeof createKeeper> | undefined
   return {
     begin(streams) {
-      keeper = createKeeper(wish.dialect, streams)
+      keeper = createKeeper(wish.dialect, streams, deps.onBug)
     },
     push: (chunk) => keeper?.push(chunk),
     over(whole) {

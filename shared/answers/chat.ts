@@ -1,6 +1,15 @@
 // Chats: /v1/chat/completions, as vLLM 0.32 answers it (vllm/entrypoints/openai/chat_completion/protocol.py).
 import type { AnswerForm, Fresh } from './answer-form.ts'
-import { type ChoicesForm, choiceEvents, createChoicesFold, type GrowingChoice, readChoices } from './choices.ts'
+import {
+  type ChoicesForm,
+  choiceEvents,
+  createChoicesFold,
+  type GrowingChoice,
+  readChoices,
+  TOKEN_ID_CHARS,
+  tokenIdsOf,
+} from './choices.ts'
+import { GrowingText } from './growing-text.ts'
 import {
   isSaid,
   type JsonObject,
@@ -15,8 +24,8 @@ import {
 
 const CHUNK = 'chat.completion.chunk'
 
-/** Texts of a message that grow by their deltas. */
-const TEXTS = ['content', 'reasoning', 'reasoning_content', 'refusal'] as const
+/** Texts of a message that grow by their deltas, in the order in which engines tell them: thoughts come first. */
+const TEXTS = ['reasoning', 'reasoning_content', 'content', 'refusal'] as const
 type TextName = (typeof TEXTS)[number]
 
 const CHOICE_KNOWN = ['index', 'logprobs', 'finish_reason', 'stop_reason', 'token_ids']
@@ -54,17 +63,15 @@ export const chatForm: AnswerForm = {
     const answer = parseObject(kept)
     const { prompt_token_ids = null, prompt_text = null } = answer
     const choices = answer.choices as readonly JsonObject[]
-    const chunks = [
-      ...choices.map((choice) => ({ ...openingOf(choice), prompt_token_ids, prompt_text })),
-      ...choices.flatMap(chunksOf),
-    ]
-    const head = { ...idOf(fresh), object: CHUNK }
-    return choiceEvents(
-      answer,
-      head,
-      chunks.map((chunk) => JSON.stringify(chunk)),
-      tellUsage,
-    )
+    const openings = choices.map((choice) => ({
+      json: JSON.stringify({ choices: [openingOf(choice)], prompt_token_ids, prompt_text }),
+      ends: false,
+    }))
+    const others = choices.flatMap(chunksOf).map((choice) => ({
+      json: JSON.stringify({ choices: [choice] }),
+      ends: isSaid(choice.finish_reason),
+    }))
+    return choiceEvents(answer, { ...idOf(fresh), object: CHUNK }, [...openings, ...others], tellUsage)
   },
 }
 
@@ -72,21 +79,27 @@ function idOf({ id, createdSeconds }: Fresh): JsonObject {
   return { id: `chatcmpl-${id}`, created: createdSeconds }
 }
 
-/** What a call, a token's number, and a value among probabilities cost besides their texts. */
+/** What a call, and a value among probabilities cost besides their texts. */
 const CALL_CHARS = 64
-const TOKEN_ID_CHARS = 7
 const VALUE_CHARS = 12
 
 /** One call: what is told once, and its arguments, which grow. */
-type Call = { id: string | undefined; type: string | undefined; name: string | undefined; given: string }
+type Call = { id: string | undefined; type: string | undefined; name: string | undefined; readonly given: GrowingText }
 
 function createGrowingChat(): GrowingChoice {
-  const texts = new Map<TextName, string>()
+  const texts = new Map<TextName, GrowingText>()
   const calls: Call[] = []
   let functionCall: Call | undefined
   let logprobs: unknown[] | undefined
   let tokenIds: unknown[] | undefined
   let role: string | undefined
+
+  function growText(name: TextName, piece: string): number {
+    const held = texts.get(name) ?? new GrowingText()
+    texts.set(name, held)
+    held.add(piece)
+    return piece.length
+  }
 
   function growCall(told: JsonObject): number {
     refuseOthers(told, DELTA_CALL_KNOWN)
@@ -111,8 +124,7 @@ function createGrowingChat(): GrowingChoice {
       for (const name of TEXTS) {
         const text = delta[name]
         if (text === undefined || text === null) continue
-        texts.set(name, (texts.get(name) ?? '') + textOf(text, name))
-        chars += (text as string).length
+        chars += growText(name, textOf(text, name))
       }
       if (isSaid(delta.tool_calls)) {
         for (const call of listOf(delta.tool_calls, 'calls')) chars += growCall(objectOf(call, 'call'))
@@ -132,24 +144,25 @@ function createGrowingChat(): GrowingChoice {
       }
       if (isSaid(choice.token_ids)) {
         tokenIds ??= []
-        for (const id of listOf(choice.token_ids, 'token ids')) tokenIds.push(id)
-        chars += (choice.token_ids as readonly unknown[]).length * TOKEN_ID_CHARS
+        const told = tokenIdsOf(choice.token_ids)
+        for (const id of told) tokenIds.push(id)
+        chars += told.length * TOKEN_ID_CHARS
       }
       return chars
     },
     whole(index, { finish_reason, stop_reason = null }) {
       const message = {
         role: role ?? unknown('no role'),
-        content: texts.get('content') ?? null,
-        refusal: texts.get('refusal') ?? null,
+        content: texts.get('content')?.text() ?? null,
+        refusal: texts.get('refusal')?.text() ?? null,
         annotations: null,
         audio: null,
         function_call: functionCall ? toFunction(functionCall) : null,
         ...(calls.length > 0 && {
           tool_calls: calls.map((call) => ({ id: call.id, type: call.type ?? 'function', function: toFunction(call) })),
         }),
-        reasoning: texts.get('reasoning') ?? null,
-        ...(texts.has('reasoning_content') && { reasoning_content: texts.get('reasoning_content') }),
+        reasoning: texts.get('reasoning')?.text() ?? null,
+        ...(texts.has('reasoning_content') && { reasoning_content: texts.get('reasoning_content')?.text() }),
       }
       const told = logprobs ? { content: logprobs } : null
       const ids = tokenIds ?? null
@@ -160,7 +173,7 @@ function createGrowingChat(): GrowingChoice {
 }
 
 function newCall(): Call {
-  return { id: undefined, type: undefined, name: undefined, given: '' }
+  return { id: undefined, type: undefined, name: undefined, given: new GrowingText() }
 }
 
 /** Gives the number of characters that this adds. */
@@ -169,12 +182,12 @@ function growFunction(call: Call, told: JsonObject): number {
   call.name = once(call.name, told.name, 'name')
   if (!isSaid(told.arguments)) return 0
   const piece = textOf(told.arguments, 'arguments')
-  call.given += piece
+  call.given.add(piece)
   return piece.length
 }
 
 function toFunction({ name, given }: Call): JsonObject {
-  return { name: name ?? unknown('no name'), arguments: given }
+  return { name: name ?? unknown('no name'), arguments: given.text() }
 }
 
 /** A text that is told once; told again, it must be the same. */
@@ -209,7 +222,7 @@ function readChoice(choice: JsonObject): boolean {
     readFunction(call.function)
   }
   if (isSaid(message.function_call)) readFunction(message.function_call)
-  if (isSaid(choice.token_ids)) listOf(choice.token_ids, 'token ids')
+  if (isSaid(choice.token_ids)) tokenIdsOf(choice.token_ids)
   if (isSaid(choice.logprobs)) {
     const logprobs = objectOf(choice.logprobs, 'logprobs')
     refuseOthers(logprobs, LOGPROBS_KNOWN)
@@ -229,7 +242,7 @@ function readFunction(value: unknown): void {
 function openingOf({ index, message }: JsonObject): JsonObject {
   const { role, content } = message as JsonObject
   const delta = { role, content: content === null ? null : '' }
-  return { choices: [{ index, delta, logprobs: null, finish_reason: null }] }
+  return { index, delta, logprobs: null, finish_reason: null }
 }
 
 function chunksOf(choice: JsonObject): JsonObject[] {
@@ -249,5 +262,5 @@ function chunksOf(choice: JsonObject): JsonObject[] {
   const tokens = { logprobs, token_ids }
   const chunks = deltas.map((delta, at) => ({ index, delta, ...none, ...(at === 0 && tokens) }))
   const end = { index, delta: {}, ...none, ...(deltas.length === 0 && tokens), finish_reason, stop_reason }
-  return [...chunks, end].map((told) => ({ choices: [told] }))
+  return [...chunks, end]
 }

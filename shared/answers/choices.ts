@@ -13,6 +13,7 @@ import {
   parseObject,
   refuseOthers,
   unknown,
+  withMembers,
 } from './json.ts'
 
 const DONE = '[DONE]'
@@ -22,6 +23,8 @@ const FINISH_REASONS: readonly unknown[] = ['stop', 'length', 'tool_calls', 'fun
 const CHOICES_MAX = 1024
 /** What a choice costs at least. */
 const CHOICE_CHARS = 128
+/** What a token's number costs. */
+export const TOKEN_ID_CHARS = 7
 
 /** What is told of the answer itself. */
 const TOP = ['model', 'system_fingerprint', 'service_tier', 'usage'] as const
@@ -75,8 +78,13 @@ export function createChoicesFold(form: ChoicesForm): Fold {
     refuseOthers(message, known)
     for (const name of names) if (isSaid(message[name])) top[name] = message[name]
     const choices = listOf(message.choices, 'choices')
+    let texts: readonly string[] | undefined
+    const textsOf = () => {
+      texts ??= elementsOf(membersOf(data).get('choices'))
+      return texts
+    }
     for (let at = 0; at < choices.length; at++) {
-      takeChoice(objectOf(choices[at], 'choice'), () => elementsOf(membersOf(data).get('choices'))[at] as string)
+      takeChoice(objectOf(choices[at], 'choice'), () => textsOf()[at] as string)
     }
     if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
@@ -92,7 +100,8 @@ export function createChoicesFold(form: ChoicesForm): Fold {
     }
     if (entry.finish) unknown('a choice that goes on after its end')
     chars += entry.choice.grow(told, text)
-    if (isSaid(told.finish_reason)) entry.finish = told
+    const { finish_reason, stop_reason } = told
+    if (isSaid(finish_reason)) entry.finish = { finish_reason, stop_reason: stopReasonOf(stop_reason) }
   }
 
   function whole(): KeptAnswer | undefined {
@@ -130,10 +139,24 @@ export function readChoices(json: string, form: ChoicesForm): KeptAnswer | undef
     if (choices.length === 0 || choices.length > CHOICES_MAX) unknown('choices')
     const calls = choices.map((choice, index) => {
       if (choice.index !== index || !FINISH_REASONS.includes(choice.finish_reason)) unknown('a choice without an end')
+      stopReasonOf(choice.stop_reason)
       return form.readChoice(choice)
     })
     return { json: withoutFresh(json, ['id', 'created']), callsTools: calls.includes(true) }
   })
+}
+
+/** A string or a token's number by which the engine stopped, or null. */
+function stopReasonOf(value: unknown): unknown {
+  return !isSaid(value) || typeof value === 'string' || Number.isInteger(value)
+    ? (value ?? null)
+    : unknown('stop reason')
+}
+
+/** Throws for what is no list of integers: they are counted by the piece. */
+export function tokenIdsOf(value: unknown): readonly unknown[] {
+  const ids = listOf(value, 'token ids')
+  return ids.every((id) => Number.isInteger(id)) ? ids : unknown('token ids')
 }
 
 /** The answer's text without these members; what stays is as it was written. */
@@ -157,21 +180,26 @@ function usageEvent(usage: JsonObject): JsonObject {
   return said({ ...usage, ...(isObject(details) && { prompt_tokens_details: said(details) }) })
 }
 
-/**
- * The events of a stream: chunks of choices, the usage where it is told, and the end.
- * @param chunks JSON objects whose members come after those of the head.
- */
-export function choiceEvents(
-  kept: JsonObject,
-  head: JsonObject,
-  chunks: readonly string[],
-  tellUsage: boolean,
-): string {
+export type Chunk = {
+  /** A JSON object, whose members come after those of the head. */
+  readonly json: string
+  /** Whether a choice ends with it. */
+  readonly ends: boolean
+}
+
+/** The events of a stream: chunks of choices, the usage where it is told, and the end. */
+export function choiceEvents(kept: JsonObject, head: JsonObject, chunks: readonly Chunk[], tellUsage: boolean): string {
   const { usage, model, system_fingerprint, service_tier } = kept
   const begin = JSON.stringify({ ...head, model, ...(isSaid(service_tier) && { service_tier }) }).slice(0, -1)
-  // vLLM tells it with the usage alone.
-  const print = isSaid(system_fingerprint) ? { system_fingerprint } : {}
-  const last = tellUsage ? [JSON.stringify({ choices: [], usage: usageEvent(usage as JsonObject), ...print })] : []
-  const events = [...chunks, ...last].map((chunk) => `data: ${begin},${chunk.slice(1)}\n\n`)
+  const told = chunks.map(({ json, ends }) => {
+    // vLLM tells it with what comes last: the usage, or else the end of each choice.
+    const printed = ends && !tellUsage && isSaid(system_fingerprint)
+    return printed ? withMembers({ system_fingerprint }, json) : json
+  })
+  if (tellUsage) {
+    const print = isSaid(system_fingerprint) ? { system_fingerprint } : {}
+    told.push(JSON.stringify({ choices: [], usage: usageEvent(usage as JsonObject), ...print }))
+  }
+  const events = told.map((chunk) => `data: ${begin},${chunk.slice(1)}\n\n`)
   return `${events.join('')}data: ${DONE}\n\n`
 }

@@ -1,7 +1,16 @@
 // Completions: /v1/completions, as vLLM 0.32 answers it (vllm/entrypoints/openai/completion/protocol.py). Probabilities are
 // held as texts: tokens are the names of members there.
 import type { AnswerForm, Fresh } from './answer-form.ts'
-import { type ChoicesForm, choiceEvents, createChoicesFold, type GrowingChoice, readChoices } from './choices.ts'
+import {
+  type ChoicesForm,
+  choiceEvents,
+  createChoicesFold,
+  type GrowingChoice,
+  readChoices,
+  TOKEN_ID_CHARS,
+  tokenIdsOf,
+} from './choices.ts'
+import { GrowingText } from './growing-text.ts'
 import {
   elementsOf,
   isSaid,
@@ -42,7 +51,7 @@ const FORM: ChoicesForm = {
   readChoice(choice) {
     refuseOthers(choice, CHOICE_KNOWN)
     textOf(choice.text, 'text')
-    for (const name of ['token_ids', 'prompt_token_ids']) if (isSaid(choice[name])) listOf(choice[name], name)
+    for (const name of ['token_ids', 'prompt_token_ids']) if (isSaid(choice[name])) tokenIdsOf(choice[name])
     if (isSaid(choice.logprobs)) readLogprobs(objectOf(choice.logprobs, 'logprobs'))
     return false
   },
@@ -53,7 +62,10 @@ export const completionForm: AnswerForm = {
   read: (json) => readChoices(json, FORM),
   toJson: (kept, fresh) => withMembers(idOf(fresh), kept),
   toEvents(kept, fresh, tellUsage) {
-    const chunks = elementsOf(membersOf(kept).get('choices')).map((choice) => `{"choices":[${toChunk(choice)}]}`)
+    const chunks = elementsOf(membersOf(kept).get('choices')).map((choice) => ({
+      json: `{"choices":[${toChunk(choice)}]}`,
+      ends: true,
+    }))
     return choiceEvents(parseObject(kept), { ...idOf(fresh), object: OBJECT }, chunks, tellUsage)
   },
 }
@@ -69,13 +81,11 @@ function readLogprobs(logprobs: JsonObject): void {
 
 /** What a list's element costs besides its text. */
 const ELEMENT_CHARS = 1
-/** What a token's number costs. */
-const TOKEN_ID_CHARS = 7
 
 function createGrowingText(): GrowingChoice {
-  let text = ''
+  const text = new GrowingText()
   let logprobs: Map<string, string[]> | undefined
-  let promptTokenIds: unknown = null
+  let promptTokenIds: readonly unknown[] | null = null
   let tokenIds: unknown[] | null = null
 
   function growLogprobs(told: JsonObject, given: string): number {
@@ -98,22 +108,27 @@ function createGrowingText(): GrowingChoice {
     grow(choice, textOfChoice) {
       refuseOthers(choice, CHOICE_KNOWN)
       const piece = textOf(choice.text, 'text')
-      text += piece
+      text.add(piece)
       let chars = piece.length
       if (isSaid(choice.logprobs)) {
         const given = membersOf(textOfChoice()).get('logprobs') as string
         chars += growLogprobs(objectOf(choice.logprobs, 'logprobs'), given)
       }
-      if (isSaid(choice.prompt_token_ids)) promptTokenIds = choice.prompt_token_ids
+      if (isSaid(choice.prompt_token_ids)) {
+        if (promptTokenIds) unknown('a second prompt')
+        promptTokenIds = tokenIdsOf(choice.prompt_token_ids)
+        chars += promptTokenIds.length * TOKEN_ID_CHARS
+      }
       if (isSaid(choice.token_ids)) {
         tokenIds ??= []
-        for (const id of listOf(choice.token_ids, 'token ids')) tokenIds.push(id)
-        chars += (choice.token_ids as readonly unknown[]).length * TOKEN_ID_CHARS
+        const told = tokenIdsOf(choice.token_ids)
+        for (const id of told) tokenIds.push(id)
+        chars += told.length * TOKEN_ID_CHARS
       }
       return chars
     },
     whole: (index, { finish_reason, stop_reason = null }) => {
-      const before = JSON.stringify({ index, text })
+      const before = JSON.stringify({ index, text: text.text() })
       const held =
         logprobs && objectText(Array.from(logprobs, ([name, list]) => [name, `[${list.join(',')}]`] as const))
       const after = {

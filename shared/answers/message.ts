@@ -2,6 +2,7 @@
 // held as text: its names are anybody's.
 import { type AnswerForm, FOLDED_CHARS_MAX, type Fold, type Fresh, type KeptAnswer } from './answer-form.ts'
 import { withoutFresh } from './choices.ts'
+import { GrowingText } from './growing-text.ts'
 import {
   canonicalText,
   elementsOf,
@@ -75,7 +76,7 @@ function readMessage(json: string): KeptAnswer {
   return { json: withoutFresh(json, ['id']), callsTools: blocks.some(({ type }) => type === 'tool_use') }
 }
 
-type GrowingBlock = { readonly start: JsonObject; text: string; signature: string | undefined }
+type GrowingBlock = { readonly start: JsonObject; readonly text: GrowingText; signature: string | undefined }
 
 function createMessageFold(): Fold {
   let head: JsonObject | undefined
@@ -104,7 +105,7 @@ function createMessageFold(): Fold {
         return
       case 'content_block_start':
         if (open || delta || event.index !== blocks.length) unknown('block index')
-        blocks.push({ start: objectOf(event.content_block, 'block'), text: '', signature: undefined })
+        blocks.push({ start: objectOf(event.content_block, 'block'), text: new GrowingText(), signature: undefined })
         chars += BLOCK_CHARS + data.length
         open = true
         return
@@ -137,7 +138,7 @@ function createMessageFold(): Fold {
     for (const name in told) if (name !== 'type' && name !== member && isSaid(told[name])) unknown(name)
     const piece = textOf(told[member], member)
     if (member === 'signature') block.signature = (block.signature ?? '') + piece
-    else block.text += piece
+    else block.text.add(piece)
     chars += piece.length
     if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
@@ -170,7 +171,8 @@ const DELTAS: ReadonlyMap<unknown, { readonly ofBlock: string; readonly member: 
   ['input_json_delta', { ofBlock: 'tool_use', member: 'partial_json' }],
 ])
 
-function wholeBlock({ start, text, signature }: GrowingBlock): string {
+function wholeBlock({ start, text: grown, signature }: GrowingBlock): string {
+  const text = grown.text()
   switch (start.type) {
     case 'text':
       return JSON.stringify({ ...start, text: textOf(start.text ?? '', 'text') + text })

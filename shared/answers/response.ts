@@ -3,6 +3,7 @@
 import { serialiseBody } from '../canonical-body.ts'
 import { type AnswerForm, FOLDED_CHARS_MAX, type Fold, type Fresh, type KeptAnswer } from './answer-form.ts'
 import {
+  elementsOf,
   ifKnown,
   isObject,
   isSaid,
@@ -19,14 +20,14 @@ import {
 
 const COMPLETED = 'response.completed'
 /** What may end a stream, or say that it failed; the names of a caller's tools may look like it. */
-const MAY_END = /"type":\s*"(?:response\.(?:completed|incomplete|failed|cancelled)|error)"|"error":\s*[^\sn]/
+const MAY_END = /"type"\s*:\s*"(?:response\.(?:completed|incomplete|failed|cancelled)|error)"|"error"\s*:\s*[^\sn]/
 
 export const responseForm: AnswerForm = {
   createFold: createResponseFold,
   read: (json) => ifKnown(() => readResponse(json)),
-  toJson: (kept, fresh) => withMembers(idOf(fresh), kept),
+  toJson: (kept, fresh) => withMembers(idOf(fresh), serialiseBody(withFreshItems(kept, fresh))),
   toEvents(kept, fresh) {
-    const whole = membersOf(kept)
+    const whole = withFreshItems(kept, fresh)
     const begun = new Map([...whole, ...BEGUN])
     const toldAs = (members: ReadonlyMap<string, string>, type: string) => ({
       text: `{"response":${withMembers(idOf(fresh), serialiseBody(members))},`,
@@ -57,6 +58,29 @@ function idOf({ id, createdSeconds }: Fresh): JsonObject {
   return { id: `resp_${id}`, created_at: createdSeconds }
 }
 
+/** As vLLM begins them. */
+const ITEM_ID: Readonly<Record<string, string>> = { message: 'msg', function_call: 'fc', reasoning: 'rs' }
+
+/** Ids of items are an answer's own as its id is; those of calls are what results are told for, and stay. */
+function withFreshItems(kept: string, { id }: Fresh): Map<string, string> {
+  return withItems(membersOf(kept), (item, index) => {
+    const type = JSON.parse(item.get('type') as string) as string
+    item.set('id', JSON.stringify(`${ITEM_ID[type]}_${id}${index}`))
+  })
+}
+
+function withItems(
+  members: Map<string, string>,
+  change: (item: Map<string, string>, index: number) => void,
+): Map<string, string> {
+  const items = elementsOf(members.get('output')).map((text, index) => {
+    const item = membersOf(text)
+    change(item, index)
+    return serialiseBody(item)
+  })
+  return members.set('output', `[${items.join(',')}]`)
+}
+
 function createResponseFold(): Fold {
   let kept: KeptAnswer | undefined
   let over = false
@@ -67,7 +91,9 @@ function createResponseFold(): Fold {
     const type = event.get('type')
     if ((event.get('error') ?? 'null') === 'null' && !ENDS.has(type)) return
     over = true
-    if (type === `"${COMPLETED}"`) kept = readResponse(event.get('response') ?? unknown('no response'))
+    if (type !== `"${COMPLETED}"`) return
+    for (const [name, text] of event) if (!EVENT_KNOWN.has(name) && isSaid(parseExactly(text))) unknown(name)
+    kept = readResponse(event.get('response') ?? unknown('no response'))
   }
 
   return {
@@ -80,12 +106,19 @@ function createResponseFold(): Fold {
   }
 }
 
+const EVENT_KNOWN = new Set(['type', 'response', 'sequence_number'])
 const ENDS: ReadonlySet<string | undefined> = new Set(
   [COMPLETED, 'response.incomplete', 'response.failed', 'response.cancelled', 'error'].map((type) => `"${type}"`),
 )
 
-/** None of these is in an answer that is kept: they are of other places of a stream, or say that it is not whole. */
-const REFUSED = [...['error', 'input_messages', 'output_messages'], ...['kv_transfer_params', 'ec_transfer_params']]
+/**
+ * None of these is in an answer that is kept: they are of other places of a stream, say that it is not whole, or measure
+ * how it was computed.
+ */
+const REFUSED = [
+  ...['error', 'input_messages', 'output_messages'],
+  ...['kv_transfer_params', 'ec_transfer_params', 'metrics'],
+]
 
 function readResponse(json: string): KeptAnswer {
   if (json.length > FOLDED_CHARS_MAX) unknown('too long')
@@ -98,6 +131,7 @@ function readResponse(json: string): KeptAnswer {
   const items = listOf(memberOf('output'), 'output').map((item) => objectOf(item, 'item'))
   for (const item of items) readItem(item)
   for (const name of ['id', 'created_at']) members.delete(name)
+  withItems(members, (item) => item.delete('id'))
   return { json: serialiseBody(members), callsTools: items.some(({ type }) => type === 'function_call') }
 }
 

@@ -6,15 +6,31 @@ import { SseSplitter } from '../sse.ts'
 import type { CacheableDialect } from './key.ts'
 
 export type Keeper = {
-  /** Takes the bytes as the engine sent them, its usage event included. Never throws. */
+  /** Takes the bytes as the engine sent them, its usage event included. */
   readonly push: (chunk: Uint8Array) => void
   /** After the last ones: the answer, or undefined when it is not whole or not one that can be kept. */
   readonly end: () => KeptAnswer | undefined
 }
 
-/** Makes the keeper for an answer of this dialect that came as an event stream, or not. */
-export function createKeeper(dialect: CacheableDialect, streams: boolean): Keeper {
-  return streams ? eventKeeper(dialect) : plainKeeper(dialect)
+/**
+ * Makes the keeper for an answer of this dialect that came as an event stream, or not. It never throws: the answer is on
+ * its way to a caller, and what is wrong with keeping it is not the caller's. Such errors go to `onBug`.
+ */
+export function createKeeper(dialect: CacheableDialect, streams: boolean, onBug: (error: unknown) => void): Keeper {
+  let keeper: Keeper | undefined = streams ? eventKeeper(dialect) : plainKeeper(dialect)
+  function guarded<Value>(attempt: () => Value): Value | undefined {
+    try {
+      return attempt()
+    } catch (error) {
+      keeper = undefined
+      onBug(error)
+      return undefined
+    }
+  }
+  return {
+    push: (chunk) => guarded(() => keeper?.push(chunk)),
+    end: () => guarded(() => keeper?.end()),
+  }
 }
 
 function eventKeeper(dialect: CacheableDialect): Keeper {

@@ -69,7 +69,7 @@ export function cacheWishOf(
   }
   if (!asked && policy.keep !== 'all' && wantsSeveral(member)) return bypass('several-answers')
   if (hasServerState(dialect, member)) return bypass('server-state')
-  if (changesStream(member('stream_options'))) return bypass('stream-options')
+  if (changesStream(member)) return bypass('stream-options')
   if (hasServerTools(dialect, member)) return bypass('server-tools')
   if (PROMPT_MEMBERS.some((name) => linksMedia(member(name)))) return bypass('linked-media')
   return { uses: true, dialect, reads: !noCache, maxAgeSeconds, onlyIfCached, toolCalls: asked || policy.toolCalls }
@@ -100,7 +100,10 @@ const ZERO = /^-?0(?:\.0+)?(?:[eE][+-]?[0-9]+)?$/
 function isDeterministic(dialect: CacheableDialect, member: MemberText): boolean {
   if (dialect === 'embeddings' || ZERO.test(member('temperature') ?? '')) return true
   // Anthropic's has no such member.
-  return dialect !== 'messages' && isGiven(member('seed'))
+  if (dialect === 'messages') return false
+  const seed = member('seed')
+  // vLLM's word for none.
+  return isGiven(seed) && seed !== '-1'
 }
 
 /** Large, and mostly asked for in order to get variety. */
@@ -123,8 +126,10 @@ function hasServerState(dialect: CacheableDialect, member: MemberText): boolean 
 /** The one option that both forms of an answer can be given for. The doors ask for usage themselves. */
 const USAGE_ONLY = /^\s*\{\s*(?:"include_usage"\s*:\s*(?:true|false|null)\s*)?\}\s*$/
 
-function changesStream(options: string | undefined): boolean {
-  return isGiven(options) && !USAGE_ONLY.test(options)
+function changesStream(member: MemberText): boolean {
+  const options = member('stream_options')
+  // Without a stream it is a mistake that the engine tells of.
+  return isGiven(options) && !(member('stream') === 'true' && USAGE_ONLY.test(options))
 }
 
 /** Tools that run on a server answer differently each time: searches, code, remote tools. */

@@ -47,6 +47,7 @@ describe('a mistake in the configuration is one line that names place and fix', 
     ['port: 1\nseed: *x\n', 'router.yaml:2: Unresolved alias (the anchor must be set before the alias): x'],
     ['scorers:\n  - name: load-scorer\n', 'router.yaml:2: scorers[0].weight: is missing'],
     ['timeouts:\n  totalMs: 2592000000\n', 'router.yaml:2: timeouts.totalMs: expected <=1073741824, got 2592000000'],
+    ['cache: "redis://:hunter2@host:6379"\n', 'router.yaml:1: cache: expected Object, got "redis://…"'],
     ['port: [1\n', 'router.yaml:2: Flow sequence in block collection must be sufficiently indented and end with a ]'],
     ['- 1\n', 'router.yaml:1: the file: expected settings by name, like `port: 8000`'],
   ])('%j', (text, message) => {

@@ -46,7 +46,7 @@ function fakeRedis(): RedisTier & { readonly saved: Map<string, { value: Buffer;
 
 function rig(redis: RedisTier | undefined = undefined) {
   const memory = createMemoryTier(1e6)
-  const flights = createFlights()
+  const flights = createFlights(Date.now)
   const cache = createResponseCache({ memory, redis, flights, epochMs: Date.now, nowMs: Date.now })
   const here = new AbortController().signal
   const find = (wish: Partial<Wish> = {}, left = here): Promise<Found> => cache.find('key', { ...WISH, ...wish }, left)
@@ -83,14 +83,17 @@ describe('where an answer is found', () => {
     expect(await find()).toMatchObject({ kind: 'stored', tier: 'redis', entry: { json: '{"a":1}' } })
   })
 
-  it.each(['', 'nonsense', 'warmpath-answer-1 x 1 0\n{}', 'warmpath-answer-1 1 1 0'])(
-    'what Redis holds and is no answer is none: %j',
-    async (text) => {
-      const redis = fakeRedis()
-      redis.set('key', Buffer.from(text), 1)
-      expect(await rig(redis).find()).toMatchObject({ kind: 'absent', forwarded: 'miss' })
-    },
-  )
+  it.each([
+    '',
+    'nonsense',
+    'warmpath-answer-1 x 1 0\n{}',
+    'warmpath-answer-1 1 1 0',
+    formatEntry(entryAt(1e6, '{"a":')),
+  ])('what Redis holds and is no answer is none: %j', async (text) => {
+    const redis = fakeRedis()
+    redis.set('key', Buffer.from(text), 1)
+    expect(await rig(redis).find()).toMatchObject({ kind: 'absent', forwarded: 'miss' })
+  })
 
   it('nowhere: the answer is saved in both, for as long as it is good', async () => {
     const redis = fakeRedis()
@@ -143,6 +146,17 @@ describe('equal requests at once', () => {
     const other = find()
     await vi.advanceTimersByTimeAsync(JOIN_WAIT_MS)
     expect(await other).toEqual({ kind: 'absent', forwarded: 'miss', land: undefined })
+    land(leader, 'lost')
+  })
+
+  it('who comes late to a long one does not wait', async () => {
+    const { find } = rig()
+    const leader = await find()
+    await vi.advanceTimersByTimeAsync(JOIN_WAIT_MS - 1)
+    const soon = find()
+    await vi.advanceTimersByTimeAsync(1)
+    expect(await soon).toMatchObject({ kind: 'absent', land: undefined })
+    expect(await find()).toMatchObject({ kind: 'absent', land: undefined })
     land(leader, 'lost')
   })
 

@@ -173,6 +173,8 @@ describe('what a caller says of caches', () => {
       expect(headers['cache-status']).toBe('warmpath-router; fwd=bypass; detail=off')
     }
     expect(engine.seen.length).toBe(2)
+    const refused = await chat(rig.url, BODY, { ...ACME, 'cache-control': 'only-if-cached' }).answer
+    expect([refused.status, engine.seen.length]).toEqual([504, 2])
   })
 })
 

@@ -211,3 +211,16 @@ function replaceOne(text: string, seed: number, by: string): string {
   const found = values[seed % Math.max(values.length, 1)]
   return found ? text.slice(0, found.index) + by + text.slice(found.index + found[0].length) : text
 }
+
+it('a chat tells its thoughts before what it says, as engines stream them', () => {
+  const message = { role: 'assistant', content: 'yes', reasoning: 'hm', reasoning_content: 'hm' }
+  const whole = {
+    ...{ id: 'chatcmpl-1', object: 'chat.completion', created: 1, model: 'm' },
+    choices: [{ index: 0, message, logprobs: null, finish_reason: 'stop', stop_reason: null }],
+    usage: { prompt_tokens: 1, total_tokens: 2, completion_tokens: 1 },
+  }
+  const kept = ANSWER_FORMS.chat.read(JSON.stringify(whole))
+  const told = [...ANSWER_FORMS.chat.toEvents(kept?.json ?? '', FRESH, false).matchAll(/"delta":(\{[^}]*\})/g)]
+  const names = told.flatMap(([, delta]) => Object.keys(JSON.parse(delta ?? '')))
+  expect(names.filter((name) => name !== 'role')).toEqual(['content', 'reasoning', 'reasoning_content', 'content'])
+})
