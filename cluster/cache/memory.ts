@@ -1,7 +1,7 @@
 // Answers in this process, within a number of bytes. They lie outside of the heap: hundreds of megabytes of them must not slow
 // the garbage collector.
 import { type CacheEntry, formatEntry, parseEntry } from '../../shared/cache/entry.ts'
-import { createByteLru } from '../byte-lru.ts'
+import { createLru } from '../lru.ts'
 
 export type MemoryTier = {
   readonly get: (key: string) => CacheEntry | undefined
@@ -15,14 +15,14 @@ export type MemoryTier = {
 const ENTRY_BYTES = 400
 
 export function createMemoryTier(bytesMax: number): MemoryTier {
-  const stored = createByteLru<Buffer>(bytesMax, ({ byteLength }) => byteLength + ENTRY_BYTES)
+  const stored = createLru<Buffer>(bytesMax, ({ byteLength }) => byteLength + ENTRY_BYTES)
   return {
     get(key) {
       const bytes = stored.get(key)
       return bytes && parseEntry(bytes.toString())
     },
     set: (key, entry) => stored.set(key, ownBuffer(formatEntry(entry))),
-    bytes: stored.bytes,
+    bytes: stored.size,
     entries: stored.entries,
   }
 }

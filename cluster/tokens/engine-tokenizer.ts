@@ -1,8 +1,8 @@
 // Token ids from the engines themselves: `POST /tokenize` renders and tokenises as generation will. Whole prompts are
 // remembered; equal ones that arrive together are asked once.
 import { createHash } from 'node:crypto'
-import { createByteLru } from '../byte-lru.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
+import { createLru } from '../lru.ts'
 import { readTokenIds } from './token-ids.ts'
 import type { Prompt, Tokenize, Tokens } from './tokenizer.ts'
 
@@ -30,7 +30,7 @@ export type EngineTokenizerDeps = {
 }
 
 export function createEngineTokenizer(deps: EngineTokenizerDeps): Tokenize {
-  const cache = createByteLru<Uint32Array>(CACHE_BYTES, ({ byteLength }) => byteLength + ENTRY_BYTES)
+  const cache = createLru<Uint32Array>(CACHE_BYTES, ({ byteLength }) => byteLength + ENTRY_BYTES)
   const asked = new Map<string, Promise<Tokens>>()
   /** Prompts that each engine is asked about now. */
   const asking = new Map<EndpointId, number>()
