@@ -6,6 +6,8 @@ const ID = 'chatcmpl-8f14e45fceea167a5a36dedd4bea2543'
 const PROSE =
   'Prefix caching keeps the keys and values of tokens that were computed before, so that a request which begins with the same text does not compute them again. '
 
+export const ANSWER_TEXT = PROSE.repeat(4)
+
 /** A whole answer of about 1.1 KB. */
 export const JSON_ANSWER = JSON.stringify({
   id: ID,
@@ -15,7 +17,7 @@ export const JSON_ANSWER = JSON.stringify({
   choices: [
     {
       index: 0,
-      message: { role: 'assistant', content: PROSE.repeat(4), refusal: null, annotations: null, tool_calls: [] },
+      message: { role: 'assistant', content: ANSWER_TEXT, refusal: null, annotations: null, tool_calls: [] },
       logprobs: null,
       finish_reason: 'stop',
       stop_reason: null,

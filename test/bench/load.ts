@@ -1,12 +1,14 @@
 // A closed loop of callers on raw sockets. Every answer is checked to the byte: a subject that loses, cuts or invents
 // something ends the run.
 import { connect, type Socket } from 'node:net'
-import { MODEL, nowUs, STAMP_DIGITS, STAMP_MARK_BYTE } from './answers.ts'
+import { nowUs, STAMP_DIGITS, STAMP_MARK_BYTE } from './answers.ts'
+import type { Request } from './requests.ts'
 
-export type Expected = { readonly bytes: number; readonly events: number }
-
-/** Head and body. At `serialAt` stand digits that make each request another, so that no cache can answer it. */
-export type Request = { readonly bytes: Buffer; readonly serialAt: number }
+/** What each answer is: of known sizes, or one that is looked at whole. Its status is 200 in any case. */
+export type Expected =
+  | { readonly bytes: number; readonly events: number }
+  /** Says what is wrong with an answer; its time is that from request to last byte, however many events it has. */
+  | { readonly check: (head: string, body: string) => string | undefined }
 
 export type LoadOptions = {
   readonly port: number
@@ -29,21 +31,13 @@ export type Load = {
   readonly stop: () => Promise<void>
 }
 
-const SERIAL_DIGITS = 8
 /** A caller that hears nothing for this long gives up, and with it the run. */
 const SILENCE_MS = 10_000
 
 const LF = 0x0a
 
-const PROSE = `A shared document stands at the front of many questions, and the engine has its keys and values already.
-Whoever asks about it next waits for nothing but the question itself, if the request reaches the pod that has
-them; sent anywhere else, the same text is computed once more. The authors call this "affinity", and the rest of
-the paper is about what to do when the right pod is also the busiest one, which it tends to be.
-`
-
 export function startLoad({ port, connections, request, expected }: LoadOptions): Load {
   let counts = { answers: 0, events: 0, latenciesUs: [] as number[] }
-  let serial = 0
   let stopping = false
   let failure: Error | undefined
   const open = new Set<Socket>()
@@ -65,20 +59,21 @@ export function startLoad({ port, connections, request, expected }: LoadOptions)
     let sentUs = 0n
     let waiting = false
 
-    const answer = createAnswerReader({
+    const read = createAnswerReader({
+      keepsBody: 'check' in expected,
       onEvent(stampUs) {
         counts.events++
         counts.latenciesUs.push(Number(nowUs() - stampUs))
       },
-      onEnd(status, bytes, events) {
-        if (status !== 200 || bytes !== expected.bytes || events !== expected.events) {
-          fail(
-            `got status ${status}, ${bytes} B, ${events} events; expected 200, ${expected.bytes} B, ${expected.events}`,
-          )
+      onEnd(answer) {
+        const endedUs = nowUs()
+        const wrong = faultOf(answer, expected)
+        if (wrong !== undefined) {
+          fail(wrong)
           return
         }
         counts.answers++
-        if (expected.events === 0) counts.latenciesUs.push(Number(nowUs() - sentUs))
+        if ('check' in expected || expected.events === 0) counts.latenciesUs.push(Number(endedUs - sentUs))
         // Those without a stamp: usage and the end mark.
         else counts.events += 2
         waiting = false
@@ -88,7 +83,7 @@ export function startLoad({ port, connections, request, expected }: LoadOptions)
     })
 
     function send(): void {
-      own.write(String(serial++).padStart(SERIAL_DIGITS, '0'), request.serialAt, 'latin1')
+      request.renew?.(own)
       waiting = true
       sentUs = nowUs()
       socket.write(own)
@@ -96,7 +91,7 @@ export function startLoad({ port, connections, request, expected }: LoadOptions)
 
     socket.on('connect', send)
     socket.on('data', (data) => {
-      const wrong = answer(data)
+      const wrong = read(data)
       if (wrong) fail(wrong)
     })
     socket.setTimeout(SILENCE_MS, () => fail(`heard nothing for ${SILENCE_MS / 1000} s`))
@@ -123,16 +118,33 @@ export function startLoad({ port, connections, request, expected }: LoadOptions)
   }
 }
 
+function faultOf({ status, head, body, bytes, events }: Answer, expected: Expected): string | undefined {
+  if ('check' in expected) return status === 200 ? expected.check(head, body) : `${head}\n\n${body}`
+  if (status === 200 && bytes === expected.bytes && events === expected.events) return undefined
+  return `got status ${status}, ${bytes} B, ${events} events; expected 200, ${expected.bytes} B, ${expected.events}`
+}
+
+type Answer = {
+  readonly status: number
+  readonly head: string
+  /** '' where it is not kept. */
+  readonly body: string
+  readonly bytes: number
+  readonly events: number
+}
+
 type AnswerHandlers = {
+  readonly keepsBody: boolean
   readonly onEvent: (stampUs: bigint) => void
-  readonly onEnd: (status: number, bytes: number, events: number) => void
+  readonly onEnd: (answer: Answer) => void
 }
 
 /** Takes reads of one connection and follows the framing of its answers; returns what is wrong with them. */
-function createAnswerReader({ onEvent, onEnd }: AnswerHandlers): (data: Buffer) => string | undefined {
+function createAnswerReader({ keepsBody, onEvent, onEnd }: AnswerHandlers): (data: Buffer) => string | undefined {
   let state: 'head' | 'length' | 'chunk-size' | 'chunk-data' | 'chunk-end' | 'last-line' = 'head'
   let carry: Buffer | undefined
-  let status = 0
+  let head = ''
+  let body = ''
   let bytesLeft = 0
   let bytes = 0
   let events = 0
@@ -140,6 +152,10 @@ function createAnswerReader({ onEvent, onEnd }: AnswerHandlers): (data: Buffer) 
 
   function payload(data: Buffer): void {
     bytes += data.length
+    if (keepsBody) {
+      body += data.toString('latin1')
+      return
+    }
     if (data[0] === LF && lastByte === LF) events++
     for (let at = data.indexOf('\n\n'); at !== -1; at = data.indexOf('\n\n', at + 2)) events++
     for (let at = data.indexOf(STAMP_MARK_BYTE); at !== -1; at = data.indexOf(STAMP_MARK_BYTE, at + 1)) {
@@ -152,7 +168,7 @@ function createAnswerReader({ onEvent, onEnd }: AnswerHandlers): (data: Buffer) 
 
   function end(): void {
     state = 'head'
-    onEnd(status, bytes, events)
+    onEnd({ status: Number(head.slice(9, 12)), head, body, bytes, events })
   }
 
   return (received) => {
@@ -166,9 +182,9 @@ function createAnswerReader({ onEvent, onEnd }: AnswerHandlers): (data: Buffer) 
             carry = data
             return undefined
           }
-          const head = data.toString('latin1', 0, headEnd)
+          head = data.toString('latin1', 0, headEnd)
           data = data.subarray(headEnd + 4)
-          status = Number(head.slice(9, 12))
+          body = ''
           bytes = 0
           events = 0
           lastByte = 0
@@ -219,30 +235,4 @@ function createAnswerReader({ onEvent, onEnd }: AnswerHandlers): (data: Buffer) 
     }
     return undefined
   }
-}
-
-/** A chat request of about that many bytes, with the place of its serial number. */
-export function chatRequest(bytes: number, stream: boolean): Request {
-  const prose = JSON.stringify(PROSE).slice(1, -1)
-  const serialMark = '#'.repeat(SERIAL_DIGITS)
-  const wanted = stream ? '"stream":true,"stream_options":{"include_usage":true},' : ''
-  const before = `{"model":"${MODEL}",${wanted}"temperature":0.7,"max_tokens":200,"messages":[{"role":"system","content":"`
-  const after = `"},{"role":"user","content":"Question ${serialMark}?"}]}`
-  const filled = Math.max(0, bytes - before.length - after.length)
-  // The cut may leave the first half of an escape.
-  const content = prose
-    .repeat(Math.ceil(filled / prose.length))
-    .slice(0, filled)
-    .replace(/\\$/, '.')
-  const body = before + content + after
-  const head = [
-    'POST /v1/chat/completions HTTP/1.1',
-    'host: 127.0.0.1',
-    'content-type: application/json',
-    'accept: */*',
-    'user-agent: warmpath-bench',
-    `content-length: ${body.length}`,
-  ]
-  const request = Buffer.from(`${head.join('\r\n')}\r\n\r\n${body}`, 'latin1')
-  return { bytes: request, serialAt: request.indexOf(serialMark) }
 }

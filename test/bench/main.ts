@@ -2,9 +2,13 @@
 // CPU time, and ratios of one run, survive a noisy machine; requests per second do not.
 import { parseArgs } from 'node:util'
 import { JSON_ANSWER, streamSize } from './answers.ts'
-import { chatRequest, type Expected, type LoadCounts, type Request, startLoad } from './load.ts'
+import { between, figure, median, print, quantile } from './figures.ts'
+import type { Expected, LoadCounts } from './load.ts'
+import { measureLoad } from './measure.ts'
 import { measureParts } from './micro.ts'
-import { leaveCoreToSubjects, type Machine, type Subject, startMachine } from './peers.ts'
+import { type Machine, startMachine } from './peers.ts'
+import { leaveCoreToSubjects, type Subject } from './processes.ts'
+import { chatRequest, type Request } from './requests.ts'
 
 type Row = {
   readonly about: string
@@ -179,30 +183,18 @@ async function measureRow(name: RowName, machine: Machine, rounds: number, secon
 }
 
 async function measure(row: Row, subject: Subject, warmUpMs: number, measuredMs: number): Promise<Sample> {
-  const { connections, request, expected } = row
-  const load = startLoad({ port: subject.port, connections, request, expected })
-  await pause(warmUpMs)
-  load.take()
-  const cpuMs = subject.cpuMs()
-  const startedMs = performance.now()
-  await pause(measuredMs)
-  const counts = load.take()
-  const usedMs = subject.cpuMs() - cpuMs
-  const elapsedMs = performance.now() - startedMs
-  await load.stop()
+  const { counts, usedMs, elapsedMs } = await measureLoad({ ...row, subject }, warmUpMs, measuredMs)
   return sampleOf(row, counts, usedMs, elapsedMs)
 }
 
 function sampleOf(row: Row, counts: LoadCounts, usedMs: number, elapsedMs: number): Sample {
   const units = row.unit === 'chunk' ? counts.events : counts.answers
   if (units === 0) throw new Error('nothing was answered')
-  const sorted = Float64Array.from(counts.latenciesUs).sort()
-  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
   return {
     cpuUs: (usedMs * 1000) / units,
     perSecond: (units * 1000) / elapsedMs,
-    p50Us: at(0.5),
-    p99Us: at(0.99),
+    p50Us: quantile(counts.latenciesUs, 0.5),
+    p99Us: quantile(counts.latenciesUs, 0.99),
   }
 }
 
@@ -223,36 +215,6 @@ function printRow(name: RowName, results: readonly SubjectResult[]): void {
       figure(result.residentMb),
     ]),
   )
-}
-
-function print(title: string, head: readonly string[], rows: readonly (readonly string[])[]): void {
-  const widths = head.map((cell, column) => Math.max(cell.length, ...rows.map((row) => row[column]?.length ?? 0)))
-  const line = (cells: readonly string[]) =>
-    cells
-      .map((cell, column) => (column === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[column] ?? 0)))
-      .join('  ')
-  process.stdout.write(`\n${title}\n${[head, ...rows].map(line).join('\n')}\n`)
-}
-
-function figure(value: number): string {
-  return Math.round(value).toLocaleString('en')
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = sorted.length >> 1
-  const upper = sorted[middle] ?? Number.NaN
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms))
-}
-
-function between(flag: string, text: string, min: number, max: number): number {
-  const value = Number(text)
-  if (!(value >= min && value <= max)) throw new Error(`${flag} ${text}: expected a number from ${min} to ${max}`)
-  return value
 }
 
 function rowName(name: string): RowName {

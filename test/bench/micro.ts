@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { parseMetricsPage } from '../../cluster/endpoints/metrics-page.ts'
 import { rewriteBody, scanBody } from '../../cluster/proxy/body.ts'
-import { chatRequest } from './load.ts'
+import { chatRequest } from './requests.ts'
 
 export type Part = { readonly name: string; readonly bytes: number; readonly cpuUs: number }
 

@@ -1,20 +1,18 @@
-// The processes of a benchmark: the engine, and the subjects that stand before it. Everything listens on loopback, and
-// only what was started here is ended.
-import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
-import { availableParallelism, tmpdir } from 'node:os'
-import { delimiter, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-
-export type Subject = {
-  readonly name: string
-  readonly port: number
-  /** CPU time of all its threads so far, user and system. */
-  readonly cpuMs: () => number
-  readonly residentMb: () => number
-  readonly stop: () => Promise<void>
-}
+// The engine of a benchmark, and the subjects that stand before it.
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import {
+  CORE_OF_SUBJECT,
+  CORE_OF_THE_REST,
+  createProcesses,
+  findProgram,
+  freePort,
+  notesOf,
+  type Process,
+  type Processes,
+  type Subject,
+  script,
+} from './processes.ts'
 
 export type Machine = {
   readonly subjects: readonly Subject[]
@@ -25,83 +23,83 @@ export type Machine = {
   readonly stop: () => Promise<void>
 }
 
-/** USER_HZ: the unit of /proc's CPU times on every Linux. */
-const TICKS_PER_SECOND = 100
-const READY_MS = 20_000
-const STOP_MS = 5_000
-const COMPLAINT_CHARS = 2_000
-const CORE_OF_SUBJECT = 1
-const CORE_OF_THE_REST = 0
-
-/** Leaves a core to the subjects alone, if there are two; tells whether it did. Once for a process. */
-export function leaveCoreToSubjects(): boolean {
-  if (availableParallelism() < 2 || findProgram('taskset') === undefined) return false
-  return spawnSync('taskset', ['-acp', String(CORE_OF_THE_REST), String(process.pid)]).status === 0
-}
-
 export type EngineOptions = { readonly tokens: number; readonly intervalMs: number }
+
+export const NO_NGINX = 'nginx is not installed: no ratio to it'
 
 /** Starts the engine and all subjects before it; `stop` ends them. */
 export async function startMachine(engine: EngineOptions, pin: boolean): Promise<Machine> {
-  if (!existsSync('/proc/self/stat')) throw new Error('the benchmark reads CPU times from /proc: it needs Linux')
-  const notes = pin ? [] : ['nothing is pinned to a core: that takes taskset and two cores']
-  const directory = mkdtempSync(join(tmpdir(), 'warmpath-bench-'))
-  const started: Process[] = []
-
-  async function stop(): Promise<void> {
-    await Promise.all(started.map((one) => one.stop()))
-    rmSync(directory, { recursive: true, force: true })
-  }
-
-  function complaints(): string {
-    return started
-      .filter((one) => one.endedBy() !== undefined || one.complaints() !== '')
-      .map((one) => `${one.name}, ${one.endedBy() ?? 'running'}: ${one.complaints()}`)
-      .join('\n')
-  }
-
-  async function start(name: string, core: number, command: string, args: string[], port: number, path: string) {
-    const subject = spawnProcess(
-      name,
-      port,
-      pin ? ['taskset', '-c', String(core), command, ...args] : [command, ...args],
-    )
-    started.push(subject)
-    await ready(subject, path)
-    return subject
-  }
-
+  const processes = createProcesses(pin)
+  const notes = notesOf(pin)
+  const { complaints, stop } = processes
   try {
-    const enginePort = await freePort()
-    const engineArgs = [script('engine.ts'), String(enginePort), String(engine.tokens), String(engine.intervalMs)]
-    await start('engine', CORE_OF_THE_REST, process.execPath, engineArgs, enginePort, '/health')
-
+    const enginePort = await startEngine(processes, engine)
     const subjects: Subject[] = []
-    const nginx = findProgram('nginx')
-    if (nginx) {
-      const port = await freePort()
-      const file = join(directory, 'nginx.conf')
-      writeFileSync(file, nginxConfig(directory, port, enginePort))
-      const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
-      subjects.push(await start('nginx', CORE_OF_SUBJECT, nginx, args, port, '/health'))
-    } else {
-      notes.push('nginx is not installed: no ratio to it')
-    }
-
-    const relayPort = await freePort()
-    const relayArgs = [script('relay.ts'), String(relayPort), String(enginePort)]
-    subjects.push(await start('relay', CORE_OF_SUBJECT, process.execPath, relayArgs, relayPort, '/health'))
-
-    const port = await freePort()
-    const file = join(directory, 'router.yaml')
-    writeFileSync(file, routerConfig(port, await freePort(), enginePort))
-    const args = [script('../../cluster/main.ts'), 'router', '--config', file]
-    subjects.push(await start('router', CORE_OF_SUBJECT, process.execPath, args, port, '/readyz'))
+    const nginx = await startNginx(processes, enginePort)
+    if (nginx) subjects.push(nginx)
+    else notes.push(NO_NGINX)
+    subjects.push(await startRelay(processes, enginePort))
+    subjects.push(await startBenchRouter(processes, `http://127.0.0.1:${enginePort}`))
     return { subjects, notes, complaints, stop }
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+/** Gives its port. */
+export async function startEngine(processes: Processes, { tokens, intervalMs }: EngineOptions): Promise<number> {
+  const port = await freePort()
+  const args = [script('engine.ts'), String(port), String(tokens), String(intervalMs)]
+  const { execPath: command } = process
+  await processes.start({ name: 'engine', core: CORE_OF_THE_REST, command, args, port, path: '/health' })
+  return port
+}
+
+/** Undefined when it is not installed. */
+export async function startNginx(processes: Processes, enginePort: number): Promise<Process | undefined> {
+  const command = findProgram('nginx')
+  if (command === undefined) return undefined
+  const { directory } = processes
+  const port = await freePort()
+  const file = join(directory, 'nginx.conf')
+  writeFileSync(file, nginxConfig(directory, port, enginePort))
+  const args = ['-p', directory, '-c', file, '-e', join(directory, 'error.log')]
+  return processes.start({ name: 'nginx', core: CORE_OF_SUBJECT, command, args, port, path: '/health' })
+}
+
+async function startRelay(processes: Processes, enginePort: number): Promise<Process> {
+  const port = await freePort()
+  const args = [script('relay.ts'), String(port), String(enginePort)]
+  const { execPath: command } = process
+  return processes.start({ name: 'relay', core: CORE_OF_SUBJECT, command, args, port, path: '/health' })
+}
+
+export type RouterOptions = {
+  readonly name?: string
+  readonly core?: number
+  /** Further lines of its configuration. */
+  readonly settings?: readonly string[]
+}
+
+export async function startBenchRouter(
+  processes: Processes,
+  engineUrl: string,
+  { name = 'router', core = CORE_OF_SUBJECT, settings = [] }: RouterOptions = {},
+): Promise<Process> {
+  const port = await freePort()
+  const lines = [
+    `port: ${port}`,
+    `admin: { port: ${await freePort()} }`,
+    'logLevel: warn',
+    'endpoints:',
+    `  - url: ${engineUrl}`,
+    ...settings,
+  ]
+  const file = join(processes.directory, `router-${port}.yaml`)
+  writeFileSync(file, `${lines.join('\n')}\n`)
+  const args = [script('../../cluster/main.ts'), 'router', '--config', file]
+  return processes.start({ name, core, command: process.execPath, args, port, path: '/readyz' })
 }
 
 function nginxConfig(directory: string, port: number, enginePort: number): string {
@@ -138,98 +136,4 @@ http {
   }
 }
 `
-}
-
-function routerConfig(port: number, adminPort: number, enginePort: number): string {
-  return `port: ${port}
-admin: { port: ${adminPort} }
-logLevel: warn
-endpoints:
-  - url: http://127.0.0.1:${enginePort}
-`
-}
-
-function spawnProcess(name: string, port: number, [command = '', ...args]: readonly string[]): Process {
-  // Engine and relay end with their stdin, should this process be killed.
-  const child = spawn(command, args, { stdio: ['pipe', 'ignore', 'pipe'] })
-  let complaints = ''
-  child.stderr.on('data', (data: Buffer) => {
-    complaints = (complaints + data.toString()).slice(-COMPLAINT_CHARS)
-  })
-  child.on('error', (error) => {
-    complaints += error.message
-  })
-  const kill = () => void child.kill('SIGKILL')
-  process.on('exit', kill)
-  const exited = new Promise<void>((resolve) => {
-    child.on('close', () => {
-      process.off('exit', kill)
-      resolve()
-    })
-  })
-  function endedBy(): string | undefined {
-    if (child.pid === undefined) return 'never started'
-    return child.signalCode ?? (child.exitCode === null ? undefined : `exit status ${child.exitCode}`)
-  }
-  return {
-    name,
-    port,
-    cpuMs: () => cpuMsOf(child.pid),
-    residentMb: () => Number(/VmRSS:\s*([0-9]+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]) / 1024,
-    complaints: () => complaints,
-    endedBy,
-    async stop() {
-      if (endedBy() !== undefined) return
-      child.kill('SIGTERM')
-      const timer = setTimeout(kill, STOP_MS)
-      await exited
-      clearTimeout(timer)
-    },
-  }
-}
-
-type Process = Subject & {
-  /** The signal or exit status that ended it; undefined while it runs. */
-  readonly endedBy: () => string | undefined
-  /** The end of what it wrote to stderr. */
-  readonly complaints: () => string
-}
-
-function cpuMsOf(pid: number | undefined): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-  // The second field may hold blanks: count from the parenthesis that ends it.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  return ((Number(fields[11]) + Number(fields[12])) * 1000) / TICKS_PER_SECOND
-}
-
-async function ready(subject: Process, path: string): Promise<void> {
-  const deadline = performance.now() + READY_MS
-  while (performance.now() < deadline) {
-    if (subject.endedBy() !== undefined) break
-    const answer = await fetch(`http://127.0.0.1:${subject.port}${path}`).catch(() => undefined)
-    await answer?.text().catch(() => undefined)
-    if (answer?.status === 200) return
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-  throw new Error(`${subject.name} does not answer GET ${path}\n${subject.complaints()}`)
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.on('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0))
-    })
-  })
-}
-
-function findProgram(name: string): string | undefined {
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/bin']
-  return directories.map((directory) => join(directory, name)).find((file) => existsSync(file))
-}
-
-function script(path: string): string {
-  return fileURLToPath(new URL(path, import.meta.url))
 }
