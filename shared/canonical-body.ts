@@ -41,8 +41,17 @@ export function canonicaliseBody(text: string): CanonicalBody | RefusedBody {
 
 /** Writes the members as one JSON object, sorted by name whatever the order of the map. */
 export function serialiseBody(members: ReadonlyMap<string, string>): string {
+  return bodyPieces(members).join('')
+}
+
+/** What serialiseBody writes, in pieces: who makes a digest of a large body needs no copy of it. */
+export function bodyPieces(members: ReadonlyMap<string, string>): string[] {
   const names = [...members.keys()].sort()
-  return `{${names.map((name) => `${JSON.stringify(name)}:${members.get(name)}`).join(',')}}`
+  const pieces = names.flatMap((name, index) => [
+    `${index === 0 ? '{' : ','}${JSON.stringify(name)}:`,
+    members.get(name) as string,
+  ])
+  return [...(names.length === 0 ? ['{'] : pieces), '}']
 }
 
 /** The refusal of a body over the limit; also for who refuses by content-length, before reading. */

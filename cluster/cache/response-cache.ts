@@ -42,9 +42,11 @@ export type ResponseCacheDeps = {
   readonly nowMs: () => number
 }
 
-/** 43 characters of base64url. `body`: the canonical body, less the members that are not in the key. */
-export function responseCacheKey(secret: string, parts: CacheKeyParts, body: Uint8Array): string {
-  return createHmac('sha256', secret).update(cacheKeyHead(parts)).update(body).digest('base64url')
+/** 43 characters of base64url. `body`: pieces of the canonical body, less the members that are not in the key. */
+export function responseCacheKey(secret: string, parts: CacheKeyParts, body: readonly (string | Uint8Array)[]): string {
+  const hmac = createHmac('sha256', secret).update(cacheKeyHead(parts))
+  for (const piece of body) hmac.update(piece)
+  return hmac.digest('base64url')
 }
 
 export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: ResponseCacheDeps): ResponseCache {

@@ -14,7 +14,7 @@ import {
   drawTtlSeconds,
 } from '../../shared/cache/policy.ts'
 import { type CacheOutcome, cacheStatus } from '../../shared/cache/status.ts'
-import { canonicaliseBody, serialiseBody } from '../../shared/canonical-body.ts'
+import { bodyPieces, canonicaliseBody, serialiseBody } from '../../shared/canonical-body.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import type { Land } from '../cache/flights.ts'
 import { type Found, type ResponseCache, responseCacheKey } from '../cache/response-cache.ts'
@@ -146,19 +146,22 @@ function keyOf(
   return keyed ? { wish, key: responseCacheKey(secret, parts, keyed) } : not('not-canonical')
 }
 
-/** What of a body is in the key, in its one spelling. The edge's bodies are in it already. */
+/** What of a body is in the key, in its one spelling, in pieces. The edge's bodies are in it already. */
 export function keyedBody(
   dialect: CacheableDialect,
   source: Buffer,
   members: readonly BodyMember[],
   canonical: boolean,
-): Buffer | undefined {
+): readonly (string | Buffer)[] | undefined {
   const kept = rewriteBody(source, members, (name) => !isInKey(dialect, name), NOTHING_SET)
-  if (canonical) return kept
+  if (canonical) return [kept]
   const body = canonicaliseBody(kept.toString())
-  return body.ok ? Buffer.from(serialiseBody(body.members)) : undefined
+  if (!body.ok) return undefined
+  return kept.length < LARGE_BYTES ? [serialiseBody(body.members)] : bodyPieces(body.members)
 }
 
+/** From here on a copy costs more than a few calls. */
+const LARGE_BYTES = 65_536
 const NOTHING_SET: ReadonlyMap<string, string> = new Map()
 
 function answered(

@@ -262,15 +262,17 @@ describe('equal questions at once', () => {
   })
 })
 
-it('the edge’s bodies and a stranger’s have one key for one question', () => {
-  const spelled =
-    '{"temperature":0, "stream":true, "messages":[ {"role":"user"} ], "user":"u", "cache_salt":"s", "model":"m"}'
+it.each([
+  ['small', 'hi'],
+  ['large', 'hi '.repeat(100_000)],
+])('the edge’s bodies and a stranger’s have one key for one question: %s', (_, prompt) => {
+  const spelled = `{"temperature":0, "stream":true, "messages":[ {"role":"user","content":"${prompt}"} ], "user":"u", "cache_salt":"s", "model":"m"}`
   const canonical = canonicaliseBody(spelled)
   if (!canonical.ok) throw new Error('not canonical')
   const keyed = (text: string, trusted: boolean) => {
     const source = Buffer.from(text)
     const scan = scanBody(source)
-    return scan.ok && keyedBody('chat', source, scan.members, trusted)?.toString()
+    return scan.ok && keyedBody('chat', source, scan.members, trusted)?.join('')
   }
   const atEdge = serialiseBody(new Map([...canonical.members].filter(([name]) => isInKey('chat', name))))
   expect(keyed(serialiseBody(canonical.members), true)).toBe(atEdge)
