@@ -47,7 +47,7 @@ export function storedAnswer(
  */
 export function followAnswer(
   visit: Visit,
-  { outcome, keep }: Extract<Consulted, { kind: 'forward' }>,
+  { outcome, keep, atMs }: Extract<Consulted, { kind: 'forward' }>,
   deps: CacheDeps,
   answer: Response,
   headers: Headers,
@@ -61,7 +61,7 @@ export function followAnswer(
   if (answer.status !== 200) return undefined
   const version = answer.headers.get(HEADER.modelVersion)
   if (deps.policy && version !== null && visit.model !== undefined) {
-    until(deps.versions.learn(visit.model, version, deps.store))
+    until(deps.versions.learn(visit.model, version, atMs, deps.store))
   }
   const streams = headers.get('content-type')?.startsWith('text/event-stream') ?? false
   return keep?.(answer.headers, streams)

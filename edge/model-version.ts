@@ -11,11 +11,11 @@ const VERSION_CHARS_MAX = 64
 export type ModelVersions = {
   /** The version of a model, from this isolate's memory or the colo's; undefined when neither knows. */
   readonly find: (model: string, store: ResponseStore) => Promise<string | undefined>
-  /** Takes the router's word. Resolves when the colo has it. */
-  readonly learn: (model: string, version: string, store: ResponseStore) => Promise<void>
+  /** Takes the router's word, given to a question that left at `toldAtMs` or later. Resolves when the colo has it. */
+  readonly learn: (model: string, version: string, toldAtMs: number, store: ResponseStore) => Promise<void>
 }
 
-export function createModelVersions({ epochMs }: Clock): ModelVersions {
+export function createModelVersions({ epochMs }: Pick<Clock, 'epochMs'>): ModelVersions {
   type Known = { readonly version: string; readonly toldAtMs: number }
   const known = new Map<string, Known>()
 
@@ -35,13 +35,15 @@ export function createModelVersions({ epochMs }: Clock): ModelVersions {
       remember(model, far)
       return far.version
     },
-    async learn(model, version, store) {
+    async learn(model, version, toldAtMs, store) {
       if (!isVersion(version)) return
       const near = known.get(model)
+      // The word of an answer that took long may be older than what is known since.
+      if (near && toldAtMs < near.toldAtMs) return
       // Every answer tells it; the colo is told well before it would forget.
-      const isNews = near?.version !== version || epochMs() - near.toldAtMs > (MODEL_VERSION_TTL_SECONDS * 1_000) / 2
+      const isNews = near?.version !== version || toldAtMs - near.toldAtMs > (MODEL_VERSION_TTL_SECONDS * 1_000) / 2
       if (!isNews) return
-      const entry = { version, toldAtMs: epochMs() }
+      const entry = { version, toldAtMs }
       remember(model, entry)
       await store.write(storeKey(model), `${entry.toldAtMs} ${version}`, MODEL_VERSION_TTL_SECONDS)
     },

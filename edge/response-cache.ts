@@ -46,8 +46,8 @@ export type Consulted =
       readonly dialect: CacheableDialect
       readonly outcome: CacheOutcome
     }
-  /** To be forwarded. `keep`: the answer may be kept. */
-  | { readonly kind: 'forward'; readonly outcome: CacheOutcome; readonly keep: Keep | undefined }
+  /** To be forwarded. `keep`: the answer may be kept. `atMs`: now, which is before that. */
+  | { readonly kind: 'forward'; readonly outcome: CacheOutcome; readonly keep: Keep | undefined; readonly atMs: number }
 
 /** Begins to listen to a good answer; gives nothing where the router does not tell what the model is. */
 export type Keep = (headers: Headers, streams: boolean) => KeptBytes | undefined
@@ -62,23 +62,23 @@ export type KeptBytes = {
 /** Looks the answer up. Never rejects: a store that fails is a miss. */
 export async function consult(request: CacheRequest, deps: CacheDeps): Promise<Consulted> {
   const { policy, store, versions, clock } = deps
-  if (!policy) return { kind: 'forward', outcome: { hit: false, forwarded: 'bypass', detail: 'off' }, keep: undefined }
+  const atMs = clock.epochMs()
+  const forward = (forwarded: 'bypass' | 'miss' | 'stale' | 'request', detail?: string, keep?: Keep): Consulted => {
+    return { kind: 'forward', outcome: { hit: false, forwarded, ...(detail && { detail }) }, keep, atMs }
+  }
+  if (!policy) return forward('bypass', 'off')
   const { dialect, model, members, cacheControl } = request
   const wish = cacheWishOf(dialect, (name) => members.get(name), cacheControl, policy)
-  if (!wish.uses) {
-    return { kind: 'forward', outcome: { hit: false, forwarded: 'bypass', detail: wish.because }, keep: undefined }
-  }
+  if (!wish.uses) return forward('bypass', wish.because)
   const keyUnder = createKeyMaker(request, wish, deps)
   const keep = createKeep(wish, keyUnder, policy, deps)
-  if (!wish.reads) return { kind: 'forward', outcome: { hit: false, forwarded: 'request' }, keep }
+  if (!wish.reads) return forward('request', undefined, keep)
 
   const version = await versions.find(model, store)
-  if (version === undefined) {
-    return { kind: 'forward', outcome: { hit: false, forwarded: 'miss', detail: 'model-version' }, keep }
-  }
+  if (version === undefined) return forward('miss', 'model-version', keep)
   const entry = parseEntry((await store.read(await keyUnder(version))) ?? '')
   const objection = entry ? objectionTo(entry, wish, clock.epochMs()) : 'miss'
-  if (!entry || objection) return { kind: 'forward', outcome: { hit: false, forwarded: objection ?? 'miss' }, keep }
+  if (!entry || objection) return forward(objection ?? 'miss', undefined, keep)
   const ttlSeconds = entry.ttlSeconds - ageSeconds(entry, clock.epochMs())
   return { kind: 'hit', entry, dialect: wish.dialect, outcome: { hit: true, ttlSeconds } }
 }

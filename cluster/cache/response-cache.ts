@@ -1,9 +1,11 @@
 // The router's response cache, in the guide's order: this process, then Redis, then the pods; what they answer is saved in
 // both. Losing any of it costs time and never an answer.
 import { createHmac } from 'node:crypto'
+import { ANSWER_FORMS } from '../../shared/answers/forms.ts'
+import { ifKnown } from '../../shared/answers/json.ts'
 import { type CacheEntry, formatEntry, parseEntry } from '../../shared/cache/entry.ts'
-import { type CacheKeyParts, cacheKeyHead } from '../../shared/cache/key.ts'
-import { type CacheWish, objectionTo } from '../../shared/cache/policy.ts'
+import { type CacheableDialect, type CacheKeyParts, cacheKeyHead } from '../../shared/cache/key.ts'
+import { type CacheWish, objectionTo, TTL_SECONDS_MAX } from '../../shared/cache/policy.ts'
 import type { Flights, Land } from './flights.ts'
 import type { MemoryTier } from './memory.ts'
 import type { RedisTier } from './redis.ts'
@@ -57,7 +59,7 @@ export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: 
     if (near && !objection) return { kind: 'stored', entry: near, tier: 'memory' }
     const bytes = await redis?.get(key)
     const far = bytes && parseEntry(bytes.toString())
-    if (!far || !isJson(far.json)) return objection ?? 'miss'
+    if (!far || !isTellable(far, wish.dialect, epochMs())) return objection ?? 'miss'
     const farObjection = objectionTo(far, wish, epochMs())
     if (farObjection) return farObjection
     memory.set(key, far)
@@ -103,13 +105,15 @@ export function createResponseCache({ memory, redis, flights, epochMs, nowMs }: 
   }
 }
 
-/** What others have written is looked at once, before it is told to anybody. */
-function isJson(text: string): boolean {
-  try {
-    return typeof JSON.parse(text) === 'object'
-  } catch {
-    return false
-  }
+/** By how much the clocks of routers may differ. */
+const CLOCK_SKEW_MS = 60_000
+const PROBE = { id: 'probe', createdSeconds: 0 }
+
+/** What others have written is looked at once, before it is told to anybody: whether it is an answer, of a time that can be. */
+function isTellable({ json, storedAtMs, ttlSeconds }: CacheEntry, dialect: CacheableDialect, nowMs: number): boolean {
+  if (ttlSeconds > TTL_SECONDS_MAX || storedAtMs > nowMs + CLOCK_SKEW_MS) return false
+  const form = ANSWER_FORMS[dialect]
+  return ifKnown(() => form.read(form.toJson(json, PROBE))) !== undefined
 }
 
 /** What the promise gives, unless it takes longer or the caller leaves. */

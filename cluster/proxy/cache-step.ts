@@ -70,7 +70,7 @@ export async function askCache(
   res: ServerResponse,
 ): Promise<CacheStepResult> {
   const policy = deps.policy()
-  const { wish, key } = policy ? keyOf(deps, policy, caller, request, req) : off(req)
+  const { wish, key, version } = policy ? keyOf(deps, policy, caller, request, req) : off(req)
   if (!policy || !wish.uses) {
     const because = wish.uses ? 'off' : wish.because
     deps.onOutcome(because)
@@ -84,7 +84,8 @@ export async function askCache(
   const outcome = found.kind === 'absent' ? found.forwarded : found.kind === 'joined' ? 'joined' : found.tier
   deps.onOutcome(outcome)
   if (found.kind !== 'absent') return answered(found, wish.dialect, deps.epochMs())
-  const keeping = found.land && createKeeping(found.land, wish, policy, deps)
+  const isCurrent = () => deps.modelVersion(request.model) === version
+  const keeping = found.land && createKeeping(found.land, wish, policy, isCurrent, deps)
   // However the request ends, those who wait for the same are told; after a good answer it is nothing.
   if (res.destroyed) keeping?.over(false)
   else res.once('close', () => keeping?.over(false))
@@ -110,9 +111,15 @@ export function sendStored(
   res.end(text)
 }
 
-function off(req: IncomingMessage): { readonly wish: CacheWish; readonly key: string } {
-  const { onlyIfCached } = readDirectives(headerOf(req, 'cache-control'))
-  return { wish: { uses: false, because: 'off', onlyIfCached }, key: '' }
+/** What is asked of the cache, under which key, and of which version of the model; the two are empty when it is not used. */
+type Asked = { readonly wish: CacheWish; readonly key: string; readonly version: string }
+
+function unused(because: Bypass | 'off', onlyIfCached: boolean): Asked {
+  return { wish: { uses: false, because, onlyIfCached }, key: '', version: '' }
+}
+
+function off(req: IncomingMessage): Asked {
+  return unused('off', readDirectives(headerOf(req, 'cache-control')).onlyIfCached)
 }
 
 const NOT_CACHED: Rejection = {
@@ -128,22 +135,21 @@ function keyOf(
   caller: Caller,
   { dialect, model, source, members }: EngineRequest,
   req: IncomingMessage,
-): { readonly wish: CacheWish; readonly key: string } {
+): Asked {
   const member = (name: string): string | undefined => {
     const found = members.find((each) => each.name === name)
     return found && memberText(source, found)
   }
   const wish = cacheWishOf(dialect, member, headerOf(req, 'cache-control'), policy)
-  if (!wish.uses) return { wish, key: '' }
-  const { onlyIfCached } = wish
-  const not = (because: Bypass) => ({ wish: { uses: false, because, onlyIfCached } as const, key: '' })
+  if (!wish.uses) return { wish, key: '', version: '' }
+  const not = (because: Bypass) => unused(because, wish.onlyIfCached)
   const scope = cacheScopeOf(caller, req.headers)
   if (scope === undefined) return not('scope')
   const version = modelVersion(model)
   if (version === undefined) return not('model-version')
   const parts = { scope, dialect: wish.dialect, modelVersion: version, epoch: policy.epoch }
   const keyed = keyedBody(wish.dialect, source, members, caller.trusted)
-  return keyed ? { wish, key: responseCacheKey(secret, parts, keyed) } : not('not-canonical')
+  return keyed ? { wish, key: responseCacheKey(secret, parts, keyed), version } : not('not-canonical')
 }
 
 /** What of a body is in the key, in its one spelling, in pieces. The edge's bodies are in it already. */
@@ -185,12 +191,21 @@ function result(
   onlyIfCached: boolean,
   keeping?: Keeping | undefined,
 ): CacheStepResult {
-  const status = cacheStatus(CACHE_NAME, outcome)
-  if (onlyIfCached) return { kind: 'refused', rejection: NOT_CACHED, note, status }
-  return { kind: 'forward', keeping, note, status }
+  if (onlyIfCached) {
+    const status = cacheStatus(CACHE_NAME, { hit: false, forwarded: undefined, detail: 'not-cached' })
+    return { kind: 'refused', rejection: NOT_CACHED, note, status }
+  }
+  return { kind: 'forward', keeping, note, status: cacheStatus(CACHE_NAME, outcome) }
 }
 
-function createKeeping(land: Land, wish: UsedWish, policy: CachePolicy, deps: CachingDeps): Keeping {
+/** @param isCurrent whether the model still is what it was when the question came: another one's words have another key. */
+function createKeeping(
+  land: Land,
+  wish: UsedWish,
+  policy: CachePolicy,
+  isCurrent: () => boolean,
+  deps: CachingDeps,
+): Keeping {
   let keeper: ReturnType<typeof createKeeper> | undefined
   return {
     begin(streams) {
@@ -200,7 +215,7 @@ function createKeeping(land: Land, wish: UsedWish, policy: CachePolicy, deps: Ca
     over(whole) {
       const kept = whole ? keeper?.end() : undefined
       keeper = undefined
-      if (!kept || (kept.callsTools && !wish.toolCalls)) return land(whole ? 'unkept' : 'lost')
+      if (!kept || (kept.callsTools && !wish.toolCalls) || !isCurrent()) return land(whole ? 'unkept' : 'lost')
       land({ ...kept, storedAtMs: deps.epochMs(), ttlSeconds: drawTtlSeconds(policy, deps.random) })
     },
   }

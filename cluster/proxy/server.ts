@@ -113,13 +113,14 @@ async function answer(
   const { model } = request
 
   const record = newRecord(arrival, request, caller.tenant, startedAtMs, deps.epochMs())
-  if (caller.trusted) tellModelVersion(deps, model, res)
+  const version = caller.trusted ? deps.caching.modelVersion(model) : undefined
   const cached = await askCache(deps.caching, caller, request, req, res)
   record.cache = cached.note
   res.setHeader('cache-status', cached.status)
   if (res.destroyed) return conclude('the caller left while it waited for an equal request', 499)
   if (cached.kind === 'refused') return turnDown(cached.rejection)
   if (cached.kind === 'stored') {
+    if (version !== undefined) res.setHeader(HEADER.modelVersion, version)
     sendStored(res, cached, request, arrival.id, deps.epochMs())
     return conclude('answered from the response cache', 200)
   }
@@ -166,6 +167,10 @@ async function answer(
   }
 
   decisions.add(record)
+  const served = servedBy(deps, caller, origin.session)
+  /** The edge makes its own keys of it. What changed meanwhile is not told: who answers may be either. */
+  const tellVersion = () =>
+    version !== undefined && deps.caching.modelVersion(model) === version ? { [HEADER.modelVersion]: version } : {}
   runExchange(
     exchangeDeps(deps),
     {
@@ -175,7 +180,7 @@ async function answer(
       order: decode.order,
       whenRefused: origin.bound && RESPONSE_GONE,
       keeping: cached.keeping,
-      serving: servedBy(deps, caller, origin.session),
+      serving: (endpoint) => ({ ...served(endpoint), ...tellVersion() }),
     },
     record,
     res,
@@ -208,12 +213,6 @@ async function answer(
     metrics.answered(pathOf(req), known ? model : 'unknown', status)
     deps.log.info(summaryOf(record, status), 'request')
   }
-}
-
-/** The edge makes its own keys of it. */
-function tellModelVersion({ caching }: ProxyDeps, model: string, res: ServerResponse): void {
-  const version = caching.modelVersion(model)
-  if (version !== undefined) res.setHeader(HEADER.modelVersion, version)
 }
 
 function ready({ notReady, endpoints }: ProxyDeps, res: ServerResponse): void {

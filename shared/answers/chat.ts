@@ -111,7 +111,7 @@ function createGrowingChat(): GrowingChoice {
     call.id = once(call.id, told.id, 'call id')
     call.type = once(call.type, told.type, 'call type')
     const chars = isSaid(told.function) ? growFunction(call, objectOf(told.function, 'function')) : 0
-    return chars + (calls.length - before) * CALL_CHARS
+    return chars + lengthOf(told.id) + lengthOf(told.type) + (calls.length - before) * CALL_CHARS
   }
 
   return {
@@ -119,7 +119,7 @@ function createGrowingChat(): GrowingChoice {
       refuseOthers(choice, DELTA_CHOICE_KNOWN)
       const delta = objectOf(choice.delta, 'delta')
       refuseOthers(delta, MESSAGE_KNOWN)
-      let chars = 0
+      let chars = lengthOf(delta.role)
       role = once(role, delta.role, 'role')
       for (const name of TEXTS) {
         const text = delta[name]
@@ -151,9 +151,12 @@ function createGrowingChat(): GrowingChoice {
       return chars
     },
     whole(index, { finish_reason, stop_reason = null }) {
+      const content = texts.get('content')?.text() ?? null
+      const thinks = texts.has('reasoning') || texts.has('reasoning_content')
       const message = {
         role: role ?? unknown('no role'),
-        content: texts.get('content')?.text() ?? null,
+        // A stream opens with an empty text; what only thought has none.
+        content: thinks && content === '' ? null : content,
         refusal: texts.get('refusal')?.text() ?? null,
         annotations: null,
         audio: null,
@@ -180,10 +183,10 @@ function newCall(): Call {
 function growFunction(call: Call, told: JsonObject): number {
   refuseOthers(told, FUNCTION_KNOWN)
   call.name = once(call.name, told.name, 'name')
-  if (!isSaid(told.arguments)) return 0
+  if (!isSaid(told.arguments)) return lengthOf(told.name)
   const piece = textOf(told.arguments, 'arguments')
   call.given.add(piece)
-  return piece.length
+  return lengthOf(told.name) + piece.length
 }
 
 function toFunction({ name, given }: Call): JsonObject {
@@ -194,6 +197,10 @@ function toFunction({ name, given }: Call): JsonObject {
 function once(held: string | undefined, told: unknown, what: string): string | undefined {
   if (!isSaid(told)) return held
   return held === undefined || held === told ? textOf(told, what) : unknown(what)
+}
+
+function lengthOf(told: unknown): number {
+  return typeof told === 'string' ? told.length : 0
 }
 
 /** About the length of a value's JSON, nested no deeper than probabilities are. */

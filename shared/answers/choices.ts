@@ -86,6 +86,8 @@ export function createChoicesFold(form: ChoicesForm): Fold {
     for (let at = 0; at < choices.length; at++) {
       takeChoice(objectOf(choices[at], 'choice'), () => textsOf()[at] as string)
     }
+    // What is held of such texts may hold the whole event.
+    if (texts) chars += data.length
     if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
 
@@ -101,6 +103,7 @@ export function createChoicesFold(form: ChoicesForm): Fold {
     if (entry.finish) unknown('a choice that goes on after its end')
     chars += entry.choice.grow(told, text)
     const { finish_reason, stop_reason } = told
+    if (typeof stop_reason === 'string') chars += stop_reason.length
     if (isSaid(finish_reason)) entry.finish = { finish_reason, stop_reason: stopReasonOf(stop_reason) }
   }
 

@@ -51,7 +51,9 @@ export function membersOf(text: string): Map<string, string> {
 
 /** A value's canonical text; the order of its members is kept. */
 export function canonicalText(text: string): string {
-  return membersOf(`{"":${text}}`).get('') ?? unknown('no value')
+  const members = membersOf(`{"":${text}}`)
+  const value = members.get('')
+  return members.size === 1 && value !== undefined ? value : unknown('no value')
 }
 
 const STRING = /"(?:[^"\\]|\\.)*"/y

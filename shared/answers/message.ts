@@ -91,6 +91,11 @@ function createMessageFold(): Fold {
 
   function take(data: string): void {
     if (data.length > FOLDED_CHARS_MAX) unknown('too long')
+    takeEvent(data)
+    if (chars > FOLDED_CHARS_MAX) unknown('too long')
+  }
+
+  function takeEvent(data: string): void {
     const event = parseObject(data)
     refuseOthers(event, EVENT_KNOWN)
     if (ended) unknown('something after the end')
@@ -140,14 +145,14 @@ function createMessageFold(): Fold {
     if (member === 'signature') block.signature = (block.signature ?? '') + piece
     else block.text.add(piece)
     chars += piece.length
-    if (chars > FOLDED_CHARS_MAX) unknown('too long')
   }
 
   function whole(): KeptAnswer {
     const { role, model } = head ?? unknown('no start')
     const { stop_reason, stop_sequence } = delta ?? unknown('no end')
     const end = { model, stop_reason, ...(isSaid(stop_sequence) && { stop_sequence }), usage }
-    const content = blocks.map(wholeBlock).join(',')
+    // vLLM never answers without a block.
+    const content = blocks.length > 0 ? blocks.map(wholeBlock).join(',') : '{"type":"text","text":""}'
     const begin = JSON.stringify({ type: 'message', role }).slice(0, -1)
     return readMessage(`${begin},"content":[${content}],${JSON.stringify(end).slice(1)}`)
   }

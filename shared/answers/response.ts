@@ -129,6 +129,8 @@ function readResponse(json: string): KeptAnswer {
   objectOf(memberOf('usage'), 'usage')
   for (const name of REFUSED) if (isSaid(memberOf(name))) unknown(name)
   const items = listOf(memberOf('output'), 'output').map((item) => objectOf(item, 'item'))
+  // vLLM says so too of what was aborted.
+  if (items.length === 0 && memberOf('status') !== 'completed') unknown('no output')
   for (const item of items) readItem(item)
   for (const name of ['id', 'created_at']) members.delete(name)
   withItems(members, (item) => item.delete('id'))

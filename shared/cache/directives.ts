@@ -13,13 +13,16 @@ export type CacheDirectives = {
 
 const NONE: CacheDirectives = { noStore: false, noCache: false, maxAgeSeconds: undefined, onlyIfCached: false }
 
-/** A header that is longer says nothing: its directives are a few words. */
+/** A longer header is not read: it may say no-store, and counts as if it did. */
 const HEADER_CHARS_MAX = 1024
-const SECONDS = /^"?(\d{1,9})"?$/
+const SECONDS = /^"?(\d+)"?$/
+/** What a larger number counts as (RFC 9111, section 1.2.2). */
+const SECONDS_MAX = 2 ** 31
 
 /** Reads a request's Cache-Control header. What it does not know, or cannot read, it passes over. */
 export function readDirectives(header: string | null | undefined): CacheDirectives {
-  if (!header || header.length > HEADER_CHARS_MAX) return NONE
+  if (!header) return NONE
+  if (header.length > HEADER_CHARS_MAX) return { ...NONE, noStore: true }
   const given = new Map<string, string>()
   for (const part of header.split(',')) {
     const [name = '', value = ''] = part.split('=', 2)
@@ -29,7 +32,7 @@ export function readDirectives(header: string | null | undefined): CacheDirectiv
   return {
     noStore: given.has('no-store'),
     noCache: given.has('no-cache'),
-    maxAgeSeconds: seconds === undefined ? undefined : Number(seconds),
+    maxAgeSeconds: seconds === undefined ? undefined : Math.min(Number(seconds), SECONDS_MAX),
     onlyIfCached: given.has('only-if-cached'),
   }
 }

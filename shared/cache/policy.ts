@@ -63,7 +63,8 @@ export function cacheWishOf(
   const bypass = (because: Bypass): CacheWish => ({ uses: false, because, onlyIfCached })
   if (noStore) return bypass('no-store')
   if (dialect === 'count-tokens') return bypass('dialect')
-  const asked = maxAgeSeconds !== undefined
+  // What browsers send when they reload is no wish to keep anything.
+  const asked = maxAgeSeconds !== undefined && maxAgeSeconds > 0
   if (!asked && (policy.keep === 'asked' || (policy.keep === 'deterministic' && !isDeterministic(dialect, member)))) {
     return bypass('sampled')
   }
@@ -72,7 +73,8 @@ export function cacheWishOf(
   if (changesStream(member)) return bypass('stream-options')
   if (hasServerTools(dialect, member)) return bypass('server-tools')
   if (PROMPT_MEMBERS.some((name) => linksMedia(member(name)))) return bypass('linked-media')
-  return { uses: true, dialect, reads: !noCache, maxAgeSeconds, onlyIfCached, toolCalls: asked || policy.toolCalls }
+  const reads = !noCache && maxAgeSeconds !== 0
+  return { uses: true, dialect, reads, maxAgeSeconds, onlyIfCached, toolCalls: asked || policy.toolCalls }
 }
 
 /** Why a stored answer will not do for this request; undefined when it will. */

@@ -5,8 +5,8 @@ export type CacheOutcome =
   | { readonly hit: true; readonly ttlSeconds: number; readonly detail?: string }
   | {
       readonly hit: false
-      /** `request`: the caller did not want a stored one. */
-      readonly forwarded: 'bypass' | 'miss' | 'stale' | 'request'
+      /** `request`: the caller did not want a stored one. Undefined: it went nowhere. */
+      readonly forwarded: 'bypass' | 'miss' | 'stale' | 'request' | undefined
       /** It waited for an equal request's answer and got that. */
       readonly collapsed?: boolean
       readonly detail?: string
@@ -19,7 +19,7 @@ export type CacheOutcome =
 export function cacheStatus(cache: string, outcome: CacheOutcome, before?: string | null): string {
   const parts = outcome.hit
     ? [cache, 'hit', `ttl=${outcome.ttlSeconds}`]
-    : [cache, `fwd=${outcome.forwarded}`, ...(outcome.collapsed ? ['collapsed'] : [])]
+    : [cache, ...(outcome.forwarded ? [`fwd=${outcome.forwarded}`] : []), ...(outcome.collapsed ? ['collapsed'] : [])]
   if (outcome.detail !== undefined) parts.push(`detail=${outcome.detail}`)
   const member = parts.join('; ')
   return before ? `${before}, ${member}` : member

@@ -24,7 +24,10 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-function entryAt(storedAtMs: number, json = '{"a":1}'): CacheEntry {
+const JSON_KEPT =
+  '{"choices":[{"finish_reason":"stop","index":0,"message":{"role":"assistant","content":"hi"}}],"object":"chat.completion","usage":{"total_tokens":1}}'
+
+function entryAt(storedAtMs: number, json = JSON_KEPT): CacheEntry {
   return { storedAtMs, ttlSeconds: 100, callsTools: false, json }
 }
 
@@ -71,7 +74,7 @@ describe('where an answer is found', () => {
     const redis = fakeRedis()
     redis.set('key', Buffer.from(formatEntry(entryAt(Date.now()))), 1)
     const { memory, find } = rig(redis)
-    expect(await find()).toMatchObject({ kind: 'stored', tier: 'redis', entry: { json: '{"a":1}' } })
+    expect(await find()).toMatchObject({ kind: 'stored', tier: 'redis', entry: { json: JSON_KEPT } })
     expect(memory.get('key')).toBeDefined()
   })
 
@@ -80,7 +83,7 @@ describe('where an answer is found', () => {
     redis.set('key', Buffer.from(formatEntry(entryAt(Date.now()))), 1)
     const { memory, find } = rig(redis)
     memory.set('key', entryAt(Date.now() - 100_000, '{"old":1}'))
-    expect(await find()).toMatchObject({ kind: 'stored', tier: 'redis', entry: { json: '{"a":1}' } })
+    expect(await find()).toMatchObject({ kind: 'stored', tier: 'redis', entry: { json: JSON_KEPT } })
   })
 
   it.each([
@@ -88,7 +91,11 @@ describe('where an answer is found', () => {
     'nonsense',
     'warmpath-answer-1 x 1 0\n{}',
     'warmpath-answer-1 1 1 0',
-    formatEntry(entryAt(1e6, '{"a":')),
+    ...['', 'null', '{}', '[]', '{"a":', JSON_KEPT.slice(0, -1), JSON_KEPT.replace('"hi"', '7')].map((json) =>
+      formatEntry(entryAt(1_000_000, json)),
+    ),
+    formatEntry({ ...entryAt(1_000_000), ttlSeconds: 999_999_999 }),
+    formatEntry(entryAt(9_999_999_999_999)),
   ])('what Redis holds and is no answer is none: %j', async (text) => {
     const redis = fakeRedis()
     redis.set('key', Buffer.from(text), 1)

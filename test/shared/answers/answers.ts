@@ -72,7 +72,8 @@ const message = fc.record({
 })
 const chatMessage: Text = message.map(
   ({ role, content, calls, reasoning }) =>
-    `{"role":${role},"content":${content},"refusal":null,"annotations":null,"audio":null,"function_call":null` +
+    // What only thought has no text, not an empty one.
+    `{"role":${role},"content":${reasoning !== 'null' && content === '""' ? 'null' : content},"refusal":null,"annotations":null,"audio":null,"function_call":null` +
     `${calls === null ? '' : `,"tool_calls":${calls}`},"reasoning":${reasoning}}`,
 )
 
@@ -202,7 +203,7 @@ const block = fc.oneof(
 )
 const messages = fc
   .record({
-    content: list(block),
+    content: some(block),
     stop: fc.constantFrom('end_turn', 'max_tokens', 'tool_use', 'stop_sequence'),
     sequence: spoken,
     usage: object({

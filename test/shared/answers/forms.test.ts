@@ -1,4 +1,6 @@
 // What must hold for any answer, and for any nonsense that comes in place of one.
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { FOLDED_CHARS_MAX } from '../../../shared/answers/answer-form.ts'
@@ -223,4 +225,107 @@ it('a chat tells its thoughts before what it says, as engines stream them', () =
   const told = [...ANSWER_FORMS.chat.toEvents(kept?.json ?? '', FRESH, false).matchAll(/"delta":(\{[^}]*\})/g)]
   const names = told.flatMap(([, delta]) => Object.keys(JSON.parse(delta ?? '')))
   expect(names.filter((name) => name !== 'role')).toEqual(['content', 'reasoning', 'reasoning_content', 'content'])
+})
+
+it('what was told of a call is not taken for another when its arguments are no JSON', () => {
+  const events = (pieces: readonly string[]) =>
+    [
+      { type: 'message_start', message: { type: 'message', role: 'assistant', content: [], model: 'm' } },
+      { type: 'content_block_start', index: 0, content_block: { type: 'tool_use', id: 't', name: 'w', input: {} } },
+      ...pieces.map((partial_json) => ({
+        type: 'content_block_delta',
+        index: 0,
+        delta: { type: 'input_json_delta', partial_json },
+      })),
+      { type: 'content_block_stop', index: 0 },
+      { type: 'message_delta', delta: { stop_reason: 'tool_use' }, usage: { output_tokens: 1 } },
+      { type: 'message_stop' },
+    ].map((event) => JSON.stringify(event))
+  expect(foldOf('messages', events(['{"city":', '"Oslo"}']))?.json).toContain('"input":{"city":"Oslo"}')
+  expect(foldOf('messages', events(['{"city":"Oslo"}', ', "unit":"C"']))).toBeUndefined()
+  expect(foldOf('messages', events(['{"city":"Oslo"}', ', "":1']))).toBeUndefined()
+  expect(foldOf('messages', events(['{"city":"Oslo"']))).toBeUndefined()
+})
+
+it('a message without a block is told with an empty one, as vLLM does without a stream', () => {
+  const events = [
+    { type: 'message_start', message: { type: 'message', role: 'assistant', content: [], model: 'm' } },
+    { type: 'message_delta', delta: { stop_reason: 'end_turn' }, usage: { output_tokens: 0 } },
+    { type: 'message_stop' },
+  ]
+  const folded = foldOf(
+    'messages',
+    events.map((event) => JSON.stringify(event)),
+  )
+  expect(JSON.parse(folded?.json ?? '').content).toEqual([{ type: 'text', text: '' }])
+})
+
+it('a thought that was cut has no text, as vLLM says without a stream', () => {
+  const told = (delta: object, more: object = {}) =>
+    JSON.stringify({ object: 'chat.completion.chunk', model: 'm', choices: [{ index: 0, delta, ...more }] })
+  const usage = JSON.stringify({ object: 'chat.completion.chunk', model: 'm', choices: [], usage: { total_tokens: 1 } })
+  const events = [
+    told({ role: 'assistant', content: '' }),
+    told({ reasoning: 'hm' }),
+    told({}, { finish_reason: 'length' }),
+    usage,
+    '[DONE]',
+  ]
+  expect(JSON.parse(foldOf('chat', events)?.json ?? '').choices[0].message).toMatchObject({
+    content: null,
+    reasoning: 'hm',
+  })
+})
+
+it('a response that says it is cut and has no output is not kept: so do those that were aborted', () => {
+  const response = {
+    ...{ id: 'resp_1', object: 'response', created_at: 1, model: 'm', usage: { total_tokens: 1 } },
+    ...{ status: 'incomplete', incomplete_details: { reason: 'max_output_tokens' } },
+  }
+  expect(ANSWER_FORMS.responses.read(JSON.stringify({ ...response, output: [] }))).toBeUndefined()
+  const content = [{ type: 'output_text', text: 'cut', annotations: [] }]
+  const output = [{ id: 'msg_1', type: 'message', role: 'assistant', status: 'completed', content }]
+  expect(ANSWER_FORMS.responses.read(JSON.stringify({ ...response, output }))).toBeDefined()
+})
+
+describe('whatever an engine tells, a fold holds little more than an answer may have', () => {
+  const long = 'x'.repeat(FOLDED_CHARS_MAX / 4)
+  const chat = (choice: (index: number) => object) =>
+    Array.from({ length: 8 }, (_, index) =>
+      JSON.stringify({ object: 'chat.completion.chunk', choices: [choice(index)] }),
+    )
+  const streams: readonly [string, StreamedDialect, readonly string[]][] = [
+    ['roles', 'chat', chat((index) => ({ index, delta: { role: `${long}${index}` } }))],
+    ['ids of calls', 'chat', chat((index) => ({ index: 0, delta: { tool_calls: [{ index, id: long }] } }))],
+    [
+      'names of calls',
+      'chat',
+      chat((index) => ({ index: 0, delta: { tool_calls: [{ index, function: { name: long } }] } })),
+    ],
+    ['names of functions', 'chat', chat((index) => ({ index, delta: { function_call: { name: long } } }))],
+    ['stop reasons', 'chat', chat((index) => ({ index, delta: {}, finish_reason: 'stop', stop_reason: long }))],
+    [
+      'blocks',
+      'messages',
+      [
+        JSON.stringify({ type: 'message_start', message: { type: 'message', role: 'a', content: [], model: 'm' } }),
+        ...Array.from({ length: 8 }, (_, index) => [
+          JSON.stringify({ type: 'content_block_start', index, content_block: { type: 'text', text: long } }),
+          JSON.stringify({ type: 'content_block_stop', index }),
+        ]).flat(),
+      ],
+    ],
+  ]
+  it.each(streams)('%s', (_, dialect, events) => {
+    const fold = ANSWER_FORMS[dialect].createFold?.()
+    setFlagsFromString('--expose-gc')
+    const collectGarbage = runInNewContext('gc') as () => void
+    collectGarbage()
+    const before = process.memoryUsage().heapUsed
+    // What is given up is let go of at once, and not held until the end.
+    for (const event of events) fold?.push(event)
+    collectGarbage()
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(FOLDED_CHARS_MAX / 2)
+    expect(fold?.end()).toBeUndefined()
+  })
 })

@@ -137,3 +137,9 @@ it('entries that are made together expire a tenth apart at most, and never later
   expect(drawTtlSeconds({ ...POLICY, ttlSeconds: TTL_SECONDS_MAX }, () => 0.999_999)).toBe(TTL_SECONDS_MAX)
   expect(drawTtlSeconds({ ...POLICY, ttlSeconds: 1 }, () => 0)).toBe(1)
 })
+
+it('a reload, as browsers send it, neither reads a stored answer nor makes one of what is sampled', () => {
+  expect(verdict('chat', {}, 'max-age=0')).toBe('sampled')
+  expect(verdict('chat', { ...ZERO, n: 4 }, 'max-age=0')).toBe('several-answers')
+  expect(wish('chat', ZERO, 'max-age=0')).toMatchObject({ uses: true, reads: false, toolCalls: false })
+})
