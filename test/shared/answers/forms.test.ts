@@ -1,10 +1,9 @@
 // What must hold for any answer, and for any nonsense that comes in place of one.
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { FOLDED_CHARS_MAX } from '../../../shared/answers/answer-form.ts'
 import { ANSWER_FORMS } from '../../../shared/answers/forms.ts'
+import { heldBytes } from '../../held-bytes.ts'
 import { parseJson } from '../../parse-json.ts'
 import { answers } from './answers.ts'
 import { eventsOf, FRESH, foldOf, foldStream, type StreamedDialect } from './events.ts'
@@ -318,14 +317,11 @@ describe('whatever an engine tells, a fold holds little more than an answer may 
   ]
   it.each(streams)('%s', (_, dialect, events) => {
     const fold = ANSWER_FORMS[dialect].createFold?.()
-    setFlagsFromString('--expose-gc')
-    const collectGarbage = runInNewContext('gc') as () => void
-    collectGarbage()
-    const before = process.memoryUsage().heapUsed
     // What is given up is let go of at once, and not held until the end.
-    for (const event of events) fold?.push(event)
-    collectGarbage()
-    expect(process.memoryUsage().heapUsed - before).toBeLessThan(FOLDED_CHARS_MAX / 2)
+    const { bytes } = heldBytes(() => {
+      for (const event of events) fold?.push(event)
+    })
+    expect(bytes).toBeLessThan(FOLDED_CHARS_MAX / 2)
     expect(fold?.end()).toBeUndefined()
   })
 })
