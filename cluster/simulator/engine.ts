@@ -13,7 +13,7 @@ import {
   tokensBetween,
   tokensToCompute,
 } from './sequence.ts'
-import { type StepTiming, stepDurationMs } from './timing.ts'
+import { type StepTiming, type StepWork, stepDurationMs } from './timing.ts'
 
 export type EngineConfig = {
   /** Sequences that may run at once. */
@@ -164,8 +164,7 @@ export class Engine {
     }
     const decodeSeqs = scheduled.filter(({ sequence }) => isDecoding(sequence)).length
     const prefillTokens = this.#config.maxNumBatchedTokens - budget - decodeSeqs
-    const durationMs = stepDurationMs(this.#config.timing, { prefillTokens, decodeSeqs }, this.#config.speed)
-    const endsAtMs = nowMs + durationMs
+    const endsAtMs = nowMs + stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)
     this.#step = { scheduled, prefillTokens, decodeSeqs, endsAtMs }
     return endsAtMs
   }
@@ -353,4 +352,17 @@ export class Engine {
       finishedAtMs: nowMs,
     }
   }
+}
+
+function workOf(scheduled: readonly ScheduledSequence[]): StepWork {
+  let tokens = 0
+  let contextTokens = 0
+  let attentionPairs = 0
+  for (const { sequence, tokens: own } of scheduled) {
+    tokens += own
+    contextTokens += sequence.computedTokens + own
+    // The first of them attends to all before it and itself, each one after it to one more.
+    attentionPairs += own * sequence.computedTokens + (own * (own + 1)) / 2
+  }
+  return { tokens, seqs: scheduled.length, contextTokens, attentionPairs }
 }
