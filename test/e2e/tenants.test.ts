@@ -128,8 +128,9 @@ beforeAll(async () => {
   }
 }, 120_000)
 
-afterAll(() => {
-  program.child.kill('SIGKILL')
+afterAll(async () => {
+  program.child.kill('SIGTERM')
+  await program.ended
   for (const engine of engines) {
     engine.closeAllConnections()
     engine.close()
