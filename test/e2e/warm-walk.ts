@@ -38,12 +38,13 @@ type Asked = {
 }
 type Message = OpenAI.ChatCompletionMessageParam
 /** Whose client asks, and the session token that it echoes. */
-type How = { readonly by?: OpenAI; readonly session?: string }
+type How = { readonly by?: OpenAI; readonly session?: string; readonly maxTokens?: number }
 
 const WITHIN_MS = 10_000
 const LOOK_EVERY_MS = 20
 /** Asked at once: far more than one pod takes before its load speaks for the other one. */
 const WAVE_REQUESTS = 24
+const WAVE_TOKENS = 100
 const CHATS_AFTER_LOSS = 6
 
 const SYSTEM = {
@@ -109,8 +110,9 @@ export function describeWarmWalk(name: string, { startEngines, model, blockSizeT
     return [{ role: 'system', content: `${texts[0]} ${SYSTEM.content}` }, ...turns]
   }
 
-  async function chat(messages: Message[], { by = client, session }: How = {}): Promise<Asked> {
-    const request = { model, messages, max_tokens: 12, temperature: 0 }
+  async function chat(messages: Message[], { by = client, session, maxTokens = 12 }: How = {}): Promise<Asked> {
+    // A parameter of vLLM's own: without it the model may stop first.
+    const request = { model, messages, max_tokens: maxTokens, temperature: 0, ignore_eos: true }
     const { data, response } = await by.chat.completions.create(request, { headers: echoed(session) }).withResponse()
     return {
       said: data.choices[0]?.message.content ?? '',
@@ -132,10 +134,13 @@ export function describeWarmWalk(name: string, { startEngines, model, blockSizeT
     return first
   }
 
-  /** A session token for each pod. So many at once that load alone spreads them, whatever else speaks for one pod. */
+  /**
+   * A session token for each pod. So many at once, and each for so long, that load alone spreads them, whatever else
+   * speaks for one pod.
+   */
   async function sessionTokens(): Promise<ReadonlyMap<string, string>> {
     const hello = (): Message[] => [{ role: 'user', content: newTopic() }]
-    const asked = await Promise.all(Array.from({ length: WAVE_REQUESTS }, () => chat(hello())))
+    const asked = await Promise.all(Array.from({ length: WAVE_REQUESTS }, () => chat(hello(), { maxTokens: WAVE_TOKENS })))
     const tokens = new Map(asked.map(({ decision, sessionToken }) => [decision.chosen, sessionToken]))
     expect([...tokens.keys()].sort(), 'load spreads requests').toEqual([...pods].sort())
     return tokens
