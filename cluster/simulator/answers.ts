@@ -155,7 +155,8 @@ function usageCounts({ promptTokens, completionTokens }: Pick<UsageCounts, 'prom
 export type StreamedToken = {
   readonly choice: Choice
   readonly text: string
-  readonly tokenId: number
+  /** Undefined where a choice ends without one. */
+  readonly tokenId: number | undefined
   readonly finish: Finish | undefined
   /** Whether it is the choice's first. */
   readonly first: boolean
@@ -227,6 +228,7 @@ export function createStreamWriter(
 function createLogprobsWriter(request: GenerationRequest, logprobs: Logprobs): (token: StreamedToken) => string {
   const said = new Map<number, { readonly tokens: number; readonly offset: number }>()
   return ({ choice, tokenId, first, completionTokens }) => {
+    if (tokenId === undefined) return 'null'
     if (request.api === 'chat') return JSON.stringify(logprobs.chat([tokenId], completionTokens - 1))
     const before = said.get(choice.index) ?? { tokens: 0, offset: 0 }
     const ids = first ? textTokens(request, choice, [tokenId]) : [tokenId]
@@ -243,7 +245,7 @@ function chatChunkChoice(request: GenerationRequest, token: StreamedToken, logpr
   const { choice, finish, tokenId } = token
   const delta = chatDelta(request, token)
   if (delta === '{}' && !finish && logprobs === 'null' && !request.returnTokenIds) return undefined
-  const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
+  const ids = request.returnTokenIds ? `[${tokenId ?? ''}]` : 'null'
   const told = request.tool !== undefined && readCall(request.tool, choice.text).isNamed
   const ending = finish
     ? `"finish_reason":"${chatFinishReason(request, finish, told)}","stop_reason":${JSON.stringify(finish.stopReason)}`
@@ -265,7 +267,7 @@ function chatDelta({ tool }: GenerationRequest, { choice, text }: StreamedToken)
 
 function completionChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {
   const { choice, text, finish, tokenId, first } = token
-  const ids = request.returnTokenIds ? `[${tokenId}]` : 'null'
+  const ids = request.returnTokenIds ? `[${tokenId ?? ''}]` : 'null'
   const promptIds = request.returnTokenIds && first ? JSON.stringify(promptOfChoice(request, choice.index)) : 'null'
   const reason = finish ? `"${finish.reason}"` : 'null'
   const stopReason = JSON.stringify(finish?.stopReason ?? null)

@@ -1,6 +1,7 @@
 // The paged KV cache as vLLM's block pool keeps it: reference-counted blocks, full ones findable by their hash, freed
 // ones still cached until their memory is needed. It says what a router may learn of it: blocks stored, removed, cleared.
 import type { Digest } from './block-hash.ts'
+import type { Lora } from './sequence.ts'
 
 /** A run of blocks of one chain that became full, or that a request asked to hear of again. */
 export type BlocksStored = {
@@ -11,6 +12,7 @@ export type BlocksStored = {
   readonly tokenIds: readonly number[]
   /** The salt of the request, where the run begins at the root. */
   readonly salt: string | undefined
+  readonly lora: Lora | undefined
 }
 
 /** One physical block lost its content. */
@@ -68,11 +70,11 @@ export class BlockPool {
     return this.#cachedBlocks
   }
 
-  /** The blocks of the longest run of these hashes from their start, at most `most`. */
-  find(hashes: readonly Digest[], most: number): number[] {
+  /** The blocks of the longest run of hashes from the first one on, at most `most`. */
+  find(hashAt: (index: number) => Digest | undefined, most: number): number[] {
     const found: number[] = []
     for (let index = 0; index < most; index++) {
-      const block = this.#cached.get(hashes[index] as Digest)
+      const block = this.#cached.get(hashAt(index) as Digest)
       if (block === undefined) break
       found.push(typeof block === 'number' ? block : (block[0] as number))
     }

@@ -87,6 +87,8 @@ export function parseEmbedding(text: string, limits: ModelLimits): EmbeddingRequ
       prompts,
       requestId,
       cacheSalt: (body.cache_salt ?? undefined) as string | undefined,
+      lora: undefined,
+      priority: (body.priority ?? 0) as number,
     },
     encoding: body.encoding_format === 'base64' ? 'base64' : 'float',
     bigEndian: body.endianness === 'big',
@@ -200,15 +202,11 @@ function conversationIds(body: Body, messages: unknown, limits: ModelLimits): re
   return encodeMessages(chat, limits, body.add_special_tokens === true)
 }
 
-function inputIds(
-  body: Body,
-  input: unknown,
-  { maxModelLen, models, tokenizer, systemFirst }: ModelLimits,
-  isCut: boolean,
-): readonly number[] | ApiError {
+function inputIds(body: Body, input: unknown, limits: ModelLimits, isCut: boolean): readonly number[] | ApiError {
+  const { maxModelLen, tokenizer } = limits
   if (typeof input === 'string') {
     const charactersMax = maxModelLen * CHARS_PER_TOKEN_MAX
-    if (input.length > charactersMax && !isCut) return tooLong({ maxModelLen, models, tokenizer, systemFirst })
+    if (input.length > charactersMax && !isCut) return tooLong(limits)
     return tokenizer.encode(input.slice(0, charactersMax), body.add_special_tokens !== false)
   }
   const ids = input as readonly number[]

@@ -1,7 +1,7 @@
 // The simulated engine: vLLM's continuous batching with a token budget, chunked prefill, a paged prefix cache and
 // preemption by recomputation. It has no clock, no randomness and no I/O: the same calls give the same answers.
-import { type BlockHasher, createBlockHasher, type Digest } from './block-hash.ts'
-import { type BlockEvent, BlockPool } from './block-pool.ts'
+import type { BlockEvent } from './block-pool.ts'
+import { KvCache, type KvCacheConfig } from './kv-cache.ts'
 import {
   type Emission,
   type FinishedSequence,
@@ -10,23 +10,21 @@ import {
   knownTokens,
   type Sequence,
   type SequenceRequest,
-  tokensBetween,
   tokensToCompute,
 } from './sequence.ts'
 import { type StepTiming, type StepWork, stepDurationMs } from './timing.ts'
 
-export type EngineConfig = {
+export const SCHEDULING_POLICIES = ['fcfs', 'priority'] as const
+
+export type EngineConfig = KvCacheConfig & {
   /** Sequences that may run at once. */
   readonly maxNumSeqs: number
   /** Tokens that one step may compute. */
   readonly maxNumBatchedTokens: number
-  /** KV blocks; enough for the longest single request, or it would wait for ever. */
-  readonly blocks: number
-  readonly blockSizeTokens: number
-  /** Pods with the same seed give the same block the same hash. */
-  readonly hashSeed: string
-  /** Whether steps tell of blocks stored and removed. */
-  readonly kvEvents: boolean
+  /** Who is served first, and taken back last: who came first, or whose priority is lowest. */
+  readonly policy: (typeof SCHEDULING_POLICIES)[number]
+  /** Different adapters that one step may use. */
+  readonly maxLoras: number
   readonly timing: StepTiming
   readonly speed: number
 }
@@ -44,6 +42,11 @@ export type StepResult = {
 export type EngineSnapshot = {
   readonly running: number
   readonly waiting: number
+  /** Those of the waiting that were passed over for another reason than room. */
+  readonly deferred: number
+  /** Names of adapters that requests use. */
+  readonly runningLoras: readonly string[]
+  readonly waitingLoras: readonly string[]
   /** Blocks that running sequences hold. */
   readonly usedBlocks: number
   /** Blocks that the prefix cache can find, held or not. */
@@ -63,6 +66,9 @@ type ScheduledSequence = {
   readonly preemptions: number
 }
 
+/** What is begun: everything, nothing that waits, or nothing at all. */
+export type Pause = 'none' | 'new' | 'all'
+
 type Step = {
   readonly scheduled: readonly ScheduledSequence[]
   readonly prefillTokens: number
@@ -77,8 +83,7 @@ type Step = {
  */
 export class Engine {
   readonly #config: EngineConfig
-  readonly #hasher: BlockHasher
-  readonly #pool: BlockPool
+  readonly #cache: KvCache
   readonly #sequences = new Map<string, Sequence>()
   #waiting: Sequence[] = []
   #running: Sequence[] = []
@@ -87,11 +92,11 @@ export class Engine {
   #cacheQueriedTokens = 0
   #cacheHitTokens = 0
   #step: Step | undefined
+  #pause: Pause = 'none'
 
   constructor(config: EngineConfig) {
     this.#config = config
-    this.#hasher = createBlockHasher(config.blockSizeTokens, config.hashSeed)
-    this.#pool = new BlockPool(config.blocks, config.kvEvents)
+    this.#cache = new KvCache(config)
   }
 
   /** Takes a request to the end of the queue. Its id must be new; prompt and output must fit the KV cache. */
@@ -104,7 +109,7 @@ export class Engine {
       firstTokenAtMs: undefined,
       lastTokenAtMs: undefined,
       outputTokenIds: [],
-      promptHashes: this.#hasher.prompt(request.promptTokenIds, request.cacheSalt),
+      promptHashes: this.#cache.promptHashes(request),
       outputHashes: [],
       computedTokens: 0,
       blocks: [],
@@ -112,9 +117,10 @@ export class Engine {
       cachedTokens: 0,
       createdTokens: 0,
       preemptions: 0,
+      isDeferred: false,
     }
     this.#sequences.set(request.id, sequence)
-    this.#waiting.push(sequence)
+    this.#queue(sequence, this.#waiting.length)
   }
 
   /** Drops a request and frees its blocks at once; undefined when it is not there (any more). */
@@ -126,42 +132,81 @@ export class Engine {
     return this.#leave(sequence, reason, nowMs)
   }
 
+  /** Drops every request, and frees their blocks at once. */
+  abortAll(nowMs: number): readonly FinishedSequence[] {
+    const all = [...this.#sequences.values()]
+    this.#running = []
+    this.#waiting = []
+    return all.map((sequence) => this.#leave(sequence, 'abort', nowMs))
+  }
+
+  /** Says what may be begun from the next step on. */
+  pause(pause: Pause): void {
+    this.#pause = pause
+  }
+
   /**
    * Empties the prefix cache; false while running sequences hold blocks, unless `takeBack` sends those back to the queue
    * first. The next step tells of it, not this call: a pod without traffic says nothing.
    */
   resetPrefixCache(takeBack = false): boolean {
-    while (takeBack && this.#running.length > 0) this.#preempt()
-    return this.#pool.clear()
+    while (takeBack && this.#running.length > 0) this.#preempt(this.#running.length - 1)
+    return this.#cache.clear()
   }
 
   /** Begins a step and tells when it will end; undefined when there is nothing to do. A step must not be open. */
   begin(nowMs: number): number | undefined {
     if (this.#step) throw new Error('a step is open already')
-    if (this.#sequences.size === 0) return undefined
+    if (this.#pause === 'all' || this.#sequences.size === 0) return undefined
     const scheduled: ScheduledSequence[] = []
     let budget = this.#config.maxNumBatchedTokens
     const schedule = (sequence: Sequence, tokens: number) => {
       scheduled.push({ sequence, tokens, preemptions: sequence.preemptions })
       budget -= tokens
     }
+    /** Takes back the least urgent of the running; gives its place. */
+    const makeRoom = (): number => {
+      const index = this.#leastUrgent()
+      const victim = this.#preempt(index)
+      const place = scheduled.findIndex(({ sequence }) => sequence === victim)
+      for (const { tokens } of place < 0 ? [] : scheduled.splice(place, 1)) budget += tokens
+      return index
+    }
     const preemptionsBefore = this.#preemptions
     for (let index = 0; index < this.#running.length && budget > 0; index++) {
       const sequence = this.#running[index] as Sequence
       const tokens = Math.min(tokensToCompute(sequence), budget)
-      if (this.#makeRoom(sequence, tokens)) schedule(sequence, tokens)
-    }
-    // Blocks that a preemption freed belong to those that run: admitting now would take them away again.
-    while (this.#preemptions === preemptionsBefore && budget > 0 && this.#running.length < this.#config.maxNumSeqs) {
-      const sequence = this.#waiting[0]
-      if (!sequence || !this.#admit(sequence)) break
-      const tokens = Math.min(tokensToCompute(sequence), budget)
-      this.#hold(sequence, tokens)
-      this.#waiting.shift()
-      this.#running.push(sequence)
-      sequence.scheduledAtMs ??= nowMs
+      while (this.#running[index] === sequence && !this.#cache.hasRoom(sequence, tokens)) {
+        if (makeRoom() < index) index--
+      }
+      if (this.#running[index] !== sequence) break
+      this.#cache.hold(sequence, tokens)
       schedule(sequence, tokens)
     }
+    // Blocks that a preemption freed belong to those that run: admitting now would take them away again.
+    if (this.#preemptions === preemptionsBefore && this.#pause === 'none') {
+      const loras = new Set(scheduled.map(({ sequence }) => sequence.request.lora?.id))
+      loras.delete(undefined)
+      for (let place = 0; budget > 0 && this.#running.length < this.#config.maxNumSeqs; ) {
+        const sequence = this.#waiting[place]
+        if (!sequence) break
+        const lora = sequence.request.lora?.id
+        sequence.isDeferred = lora !== undefined && loras.size >= this.#config.maxLoras && !loras.has(lora)
+        if (sequence.isDeferred) {
+          place++
+          continue
+        }
+        if (!this.#admit(sequence)) break
+        const tokens = Math.min(tokensToCompute(sequence), budget)
+        this.#cache.hold(sequence, tokens)
+        this.#waiting.splice(place, 1)
+        this.#running.push(sequence)
+        if (lora !== undefined) loras.add(lora)
+        sequence.scheduledAtMs ??= nowMs
+        schedule(sequence, tokens)
+      }
+    }
+    if (scheduled.length === 0) return undefined
     const decodeSeqs = scheduled.filter(({ sequence }) => isDecoding(sequence)).length
     const prefillTokens = this.#config.maxNumBatchedTokens - budget - decodeSeqs
     const endsAtMs = nowMs + stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)
@@ -191,7 +236,7 @@ export class Engine {
       this.#running = this.#running.filter(({ request }) => this.#sequences.has(request.id))
     }
     const { prefillTokens, decodeSeqs, endsAtMs } = step
-    const blockEvents = this.#pool.takeEvents()
+    const blockEvents = this.#cache.takeEvents()
     return { endedAtMs: endsAtMs, prefillTokens, decodeSeqs, emissions, finished, blockEvents }
   }
 
@@ -199,8 +244,11 @@ export class Engine {
     return {
       running: this.#running.length,
       waiting: this.#waiting.length,
-      usedBlocks: this.#pool.used,
-      cachedBlocks: this.#pool.cached,
+      deferred: this.#waiting.reduce((count, { isDeferred }) => count + (isDeferred ? 1 : 0), 0),
+      runningLoras: loraNames(this.#running),
+      waitingLoras: loraNames(this.#waiting),
+      usedBlocks: this.#cache.usedBlocks,
+      cachedBlocks: this.#cache.cachedBlocks,
       blocks: this.#config.blocks,
       steps: this.#steps,
       preemptions: this.#preemptions,
@@ -209,103 +257,45 @@ export class Engine {
     }
   }
 
-  #blocksFor(tokens: number): number {
-    return Math.ceil(tokens / this.#config.blockSizeTokens)
-  }
-
-  /**
-   * Gives a waiting sequence the blocks that it finds cached; false when the rest of it does not fit. That looks at all of
-   * its tokens, not at its first chunk: half a prompt in memory helps nobody.
-   */
+  /** Whether there was room for a waiting sequence; it holds what it found cached then. */
   #admit(sequence: Sequence): boolean {
-    const { request, preemptions } = sequence
-    const { blockSizeTokens } = this.#config
-    const known = knownTokens(sequence)
-    // One token at least is computed, for the next one follows from it; and blocks are found whole or not at all.
-    const most = request.ignoreCache ? 0 : Math.floor((known - 1) / blockSizeTokens)
-    const hashes = this.#hashesOf(sequence, most)
-    const found = this.#pool.find(hashes, most)
-    const needed = this.#blocksFor(known) - found.length + this.#pool.freeAmong(found)
-    if (needed > this.#pool.free) return false
-    this.#pool.share(found)
-    sequence.blocks = found
-    sequence.cachedBlocks = found.length
-    sequence.computedTokens = found.length * blockSizeTokens
-    if (request.reportHits && found.length > 0) this.#announce(sequence, 0, found.length, hashes)
-    if (preemptions === 0) {
-      sequence.cachedTokens = sequence.computedTokens
-      if (!request.ignoreCache) {
-        this.#cacheQueriedTokens += known
-        this.#cacheHitTokens += sequence.cachedTokens
-      }
-    }
+    if (!this.#cache.admit(sequence)) return false
+    if (sequence.preemptions > 0) return true
+    sequence.cachedTokens = sequence.computedTokens
+    if (sequence.request.ignoreCache) return true
+    this.#cacheQueriedTokens += knownTokens(sequence)
+    this.#cacheHitTokens += sequence.cachedTokens
     return true
   }
 
-  /** Gives a running sequence the blocks for its next tokens; those that came last make room for those before them. */
-  #makeRoom(sequence: Sequence, tokens: number): boolean {
-    const blocks = this.#blocksFor(sequence.computedTokens + tokens)
-    while (blocks - sequence.blocks.length > this.#pool.free) {
-      if (this.#preempt() === sequence) return false
+  /** Puts a sequence into the queue: at a place, or where its priority belongs. */
+  #queue(sequence: Sequence, place: number): void {
+    if (this.#config.policy === 'fcfs') {
+      this.#waiting.splice(place, 0, sequence)
+      return
     }
-    this.#hold(sequence, tokens)
-    return true
+    const behind = this.#waiting.findIndex((other) => compareUrgency(sequence, other) < 0)
+    this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, sequence)
   }
 
-  /** Takes the blocks for the next tokens; those that will be full are findable at once. */
-  #hold(sequence: Sequence, tokens: number): void {
-    const { blocks, computedTokens, cachedBlocks } = sequence
-    this.#pool.take(this.#blocksFor(computedTokens + tokens) - blocks.length, blocks)
-    const full = Math.floor((computedTokens + tokens) / this.#config.blockSizeTokens)
-    if (full <= cachedBlocks) return
-    const hashes = this.#hashesOf(sequence, full)
-    for (let index = cachedBlocks; index < full; index++) {
-      this.#pool.cache(blocks[index] as number, hashes[index] as Digest)
+  /** The place of the running sequence that is taken back first. */
+  #leastUrgent(): number {
+    let least = this.#running.length - 1
+    if (this.#config.policy === 'fcfs') return least
+    for (const [index, sequence] of this.#running.entries()) {
+      if (compareUrgency(sequence, this.#running[least] as Sequence) > 0) least = index
     }
-    sequence.cachedBlocks = full
-    this.#announce(sequence, cachedBlocks, full, hashes)
+    return least
   }
 
-  #announce(sequence: Sequence, from: number, to: number, hashes: readonly Digest[]): void {
-    if (!this.#pool.announces) return
-    const { blockSizeTokens } = this.#config
-    this.#pool.announce({
-      type: 'stored',
-      hashes: hashes.slice(from, to),
-      parent: hashes[from - 1],
-      tokenIds: tokensBetween(sequence, from * blockSizeTokens, to * blockSizeTokens),
-      salt: from === 0 ? sequence.request.cacheSalt : undefined,
-    })
-  }
-
-  /** The hashes of at least the first `blocks` blocks of a sequence, as far as their tokens are known. */
-  #hashesOf(sequence: Sequence, blocks: number): readonly Digest[] {
-    const { request, promptHashes, outputHashes } = sequence
-    const { blockSizeTokens } = this.#config
-    if (blocks <= promptHashes.length) return promptHashes
-    for (let index = promptHashes.length + outputHashes.length; index < blocks; index++) {
-      const parent = outputHashes.at(-1) ?? promptHashes.at(-1)
-      const tokenIds = tokensBetween(sequence, index * blockSizeTokens, (index + 1) * blockSizeTokens)
-      outputHashes.push(this.#hasher.block(parent, tokenIds, request.cacheSalt))
-    }
-    return [...promptHashes, ...outputHashes]
-  }
-
-  /** Sends the youngest running sequence back to the head of the queue. */
-  #preempt(): Sequence {
-    const victim = this.#running.pop() as Sequence
-    this.#release(victim)
+  /** Sends a running sequence back to the head of the queue. */
+  #preempt(index: number): Sequence {
+    const [victim] = this.#running.splice(index, 1) as [Sequence]
+    this.#cache.release(victim)
     victim.preemptions++
     this.#preemptions++
-    this.#waiting.unshift(victim)
+    this.#queue(victim, 0)
     return victim
-  }
-
-  #release(sequence: Sequence): void {
-    this.#pool.release(sequence.blocks)
-    sequence.blocks = []
-    sequence.cachedBlocks = 0
-    sequence.computedTokens = 0
   }
 
   #emit(sequence: Sequence, atMs: number): Emission {
@@ -335,7 +325,7 @@ export class Engine {
   #leave(sequence: Sequence, reason: FinishReason, nowMs: number): FinishedSequence {
     const { request, cachedTokens, outputTokenIds, preemptions } = sequence
     const { arrivedAtMs, scheduledAtMs, firstTokenAtMs, lastTokenAtMs } = sequence
-    this.#release(sequence)
+    this.#cache.release(sequence)
     this.#sequences.delete(request.id)
     return {
       id: request.id,
@@ -352,6 +342,17 @@ export class Engine {
       finishedAtMs: nowMs,
     }
   }
+}
+
+/** Below 0 where `a` goes first. */
+function compareUrgency(a: Sequence, b: Sequence): number {
+  return (a.request.priority ?? 0) - (b.request.priority ?? 0) || a.arrivedAtMs - b.arrivedAtMs
+}
+
+function loraNames(sequences: readonly Sequence[]): readonly string[] {
+  const names = new Set<string>()
+  for (const { request } of sequences) if (request.lora) names.add(request.lora.name)
+  return [...names]
 }
 
 function workOf(scheduled: readonly ScheduledSequence[]): StepWork {

@@ -25,7 +25,8 @@ export const SCALE_OUT_DISABLED = openAiError(
 /** What an engine's failure looks like to a client, before the first byte and after it. */
 export const ENGINE_FAILED = openAiError(500, 'InternalServerError', 'Internal server error')
 
-function openAiError(status: number, type: string, message: string, param: string | null = null): ApiError {
+/** A refusal in the shape that all but FastAPI's and Starlette's own have. */
+export function openAiError(status: number, type: string, message: string, param: string | null = null): ApiError {
   return new ApiError(status, { error: { message, type, param, code: status } })
 }
 

@@ -36,14 +36,14 @@ export function serveGeneration(
   }
   const logprobs = request.logprobs === undefined ? undefined : createLogprobs(deps.tokenizer, request.logprobs)
   const generation = createGeneration(deps, request, {
-    token: (choice, text, last) => streaming?.token(choice, text, last),
+    token: (choice, text, last, isToken) => streaming?.token(choice, text, last, isToken),
     done: (usage) => {
       if (streaming) return streaming.end(usage)
       for (const choice of choices)
         if (request.echo) choice.text = echoOf(deps.tokenizer, request, choice) + choice.text
       const load = loadHeader()
       if (load !== undefined) res.setHeader('endpoint-load-metrics', load)
-      if (request.tool) deps.metrics.recordToolParser('non_streaming', 'tool_call', 'chat_completions')
+      if (request.tool) deps.parserCalls.record('non_streaming', 'tool_call', 'chat_completions')
       sendJson(
         res,
         200,
@@ -74,7 +74,7 @@ export function serveGeneration(
 
 type Streaming = {
   readonly begin: () => void
-  readonly token: (choice: Choice, text: string, last: boolean) => void
+  readonly token: (choice: Choice, text: string, last: boolean, isToken: boolean) => void
   readonly end: (usage: UsageCounts) => void
 }
 
@@ -88,24 +88,24 @@ function createStreaming(
   let opened = false
   return {
     begin: () => beginEventStream(res),
-    token: (choice, text, last) => {
+    token: (choice, text, last, isToken) => {
       let bytes = ''
       if (!opened) {
         opened = true
         bytes = choices.map(writer.opening).join('')
       }
-      const first = choice.tokenIds.length === 1
+      const first = isToken && choice.tokenIds.length === 1
       const echoed = first && request.echo ? echoOf(deps.tokenizer, request, choice) : ''
       bytes += writer.token({
         choice,
         text: echoed + text,
-        tokenId: choice.tokenIds.at(-1) as number,
+        tokenId: isToken ? choice.tokenIds.at(-1) : undefined,
         finish: choice.finish,
         first,
         last,
         completionTokens: choice.tokenIds.length,
       })
-      if (request.tool) deps.metrics.recordToolParser('streaming', 'tool_call', 'chat_completions')
+      if (request.tool) deps.parserCalls.record('streaming', 'tool_call', 'chat_completions')
       if (bytes !== '') writeOrDrop(res, bytes)
     },
     end: (usage) => {

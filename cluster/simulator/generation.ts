@@ -2,33 +2,31 @@
 import { randomBytes } from 'node:crypto'
 import { type Random, seedOf } from '../../shared/random.ts'
 import type { Choice, UsageCounts } from './answers.ts'
-import type { Engine } from './engine.ts'
 import type { Faults } from './faults.ts'
 import { createSpeech } from './generate.ts'
-import type { EngineMetrics } from './metrics.ts'
+import type { ToolParserCalls } from './metrics.ts'
+import type { Rank } from './rank.ts'
 import type { GenerationRequest } from './request.ts'
 import type { Emission, PromptCaching, SequenceRequest, Utterance } from './sequence.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 export type GenerationDeps = {
-  readonly engine: Engine
-  readonly metrics: EngineMetrics
+  /** The rank for a new sequence: the one that was asked for, or the least loaded. */
+  readonly place: (rank: number | undefined) => Rank
+  readonly parserCalls: ToolParserCalls
   readonly tokenizer: Tokenizer
   /** Seeds the answers of requests that did not ask for a repeatable one. */
   readonly random: Random
   readonly nowMs: () => number
-  readonly wake: () => void
   readonly faults: () => Faults
   readonly promptTokensDetails: boolean
   readonly systemFingerprint: string
-  /** Whom to tell of a sequence's tokens, by the sequence's id. */
-  readonly listeners: Map<string, (emission: Emission) => void>
 }
 
 /** What may become of a generation. After `done` or `failed` nothing more is told. */
 export type GenerationListener = {
-  /** `last` when no choice has more to say. */
-  readonly token: (choice: Choice, text: string, last: boolean) => void
+  /** `last` when no choice has more to say; not `isToken` where a choice ends without one. */
+  readonly token: (choice: Choice, text: string, last: boolean, isToken: boolean) => void
   readonly done: (usage: UsageCounts) => void
   /** `error`: the engine failed. `died`: the pod did, and nobody is left to say so. */
   readonly failed: (how: 'error' | 'died') => void
@@ -51,15 +49,20 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     finish: undefined,
     toolCallId: `chatcmpl-tool-${randomBytes(8).toString('hex')}`,
   }))
+  /** Where each sequence is; those that have not started are nowhere. */
+  const ranks = new Map<string, Rank>()
   let open = choices.length
   let tokens = 0
   let caching: PromptCaching | undefined
 
   const leave = (reason: 'abort' | 'error') => {
-    for (const { id } of sequences) {
-      deps.listeners.delete(id)
-      const finished = deps.engine.abort(id, deps.nowMs(), reason)
-      if (finished) deps.metrics.recordFinished(finished)
+    for (const [id, { engine, listeners, metrics }] of ranks) {
+      listeners.delete(id)
+      const finished = engine.abort(id, deps.nowMs(), reason)
+      if (!finished) continue
+      // vLLM counts no request that its client left (`OutputProcessor.abort_requests`).
+      if (reason === 'abort') metrics.recordLeft()
+      else metrics.recordFinished(finished)
     }
     open = 0
   }
@@ -78,7 +81,7 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     return true
   }
 
-  const hear = (choice: Choice, { id, utterance, isToken, caching: found }: Emission) => {
+  const hear = (choice: Choice, rank: Rank, { id, utterance, isToken, caching: found }: Emission) => {
     if (meetsFault()) return
     if (utterance.finish?.reason === 'error') return fail('error')
     tokens++
@@ -87,17 +90,17 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     // A stream tells what its first token brought, any other answer what the choice that ended last did.
     if (caching === undefined || !request.stream) caching = found
     if (utterance.finish) {
-      deps.listeners.delete(id)
+      rank.listeners.delete(id)
       open--
     }
     if (!request.promptOnly) choice.text += utterance.text
-    to.token(choice, request.promptOnly ? '' : utterance.text, open === 0)
+    to.token(choice, request.promptOnly ? '' : utterance.text, open === 0, isToken)
     if (open > 0) {
       meetsFault()
       return
     }
-    if (request.api === 'embedding') for (const _ of choices) deps.metrics.recordRequest(1, 0)
-    else deps.metrics.recordRequest(request.n, Math.max(...choices.map(({ tokenIds }) => tokenIds.length)))
+    if (request.api === 'embedding') for (const _ of choices) rank.metrics.recordRequest(1, 0)
+    else rank.metrics.recordRequest(request.n, Math.max(...choices.map(({ tokenIds }) => tokenIds.length)))
     to.done(usageOf(deps, request, choices, caching))
   }
 
@@ -106,9 +109,11 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     start: () => {
       for (const [index, sequence] of sequences.entries()) {
         const choice = choices[index] as Choice
-        deps.listeners.set(sequence.id, (emission) => {
+        const rank = deps.place(request.rank)
+        ranks.set(sequence.id, rank)
+        rank.listeners.set(sequence.id, (emission) => {
           try {
-            hear(choice, emission)
+            hear(choice, rank, emission)
           } catch (error) {
             // Everyone else's tokens of this step are still to be told.
             reportFault(error)
@@ -116,13 +121,13 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
           }
         })
         try {
-          deps.engine.add(sequence, deps.nowMs())
+          rank.engine.add(sequence, deps.nowMs())
         } catch (error) {
           leave('error')
           throw error
         }
+        rank.driver.wake()
       }
-      deps.wake()
     },
     stop: () => {
       if (open > 0) leave('abort')
@@ -163,6 +168,8 @@ function sequencesOf(deps: GenerationDeps, request: GenerationRequest): readonly
         promptTokenIds: tokenIds,
         maxTokens,
         cacheSalt: request.cacheSalt,
+        lora: request.lora,
+        priority: request.priority,
         ignoreCache: request.ignoreCache,
         reportHits: request.reportHits,
         speak: (isLast: boolean) => speakOrFail(speech, isLast, tokenizer.endOfTextId),

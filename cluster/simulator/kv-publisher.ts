@@ -3,7 +3,7 @@
 import type { Publisher, Router } from 'zeromq'
 import { UserError } from '../user-error.ts'
 import type { BlockEvent } from './block-pool.ts'
-import { encodeBatch } from './kv-events.ts'
+import { type BatchOptions, encodeBatch } from './kv-events.ts'
 import { BUFFER_STEPS, createReplayBuffer, type ReplayBuffer } from './replay-buffer.ts'
 
 export type KvPublisherOptions = {
@@ -13,7 +13,7 @@ export type KvPublisherOptions = {
   readonly port: number
   readonly replayPort: number
   readonly topic: string
-  readonly blockSizeTokens: number
+  readonly batches: BatchOptions
   /** Seconds since 1970. */
   readonly nowSeconds: () => number
   /** Told of what went wrong in a socket. */
@@ -97,7 +97,7 @@ export async function startKvPublisher(options: KvPublisherOptions): Promise<KvP
       topic: options.topic,
     },
     publish: (events, lost) => {
-      const payload = encodeBatch(options.nowSeconds(), events, options.blockSizeTokens)
+      const payload = encodeBatch(options.nowSeconds(), events, options.batches)
       const sequence = buffer.add(payload)
       if (!lost) publisher.send([topic, sequenceBytes(sequence), payload]).catch(options.onFault)
     },

@@ -67,6 +67,14 @@ export class MsgpackWriter {
     this.#length += this.#bytes.write(text, this.#length, 'utf8')
   }
 
+  /** Up to 255 bytes. */
+  binary(bytes: Uint8Array): void {
+    this.#head(0xc4, bytes.length, 1)
+    this.#reserve(bytes.length)
+    this.#bytes.set(bytes, this.#length)
+    this.#length += bytes.length
+  }
+
   /** The head of an array; its `length` items follow. */
   array(length: number): void {
     if (length < 16) this.#byte(0x90 | length)

@@ -2,7 +2,10 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { UserError } from '../user-error.ts'
+import { type AdapterSource, isMissing } from './adapters.ts'
 import { HASH_SEED_DEFAULT } from './block-hash.ts'
+import { SCHEDULING_POLICIES } from './engine.ts'
+import { EVENT_FORMS, EVENT_HASHES } from './kv-events.ts'
 import { GPU_NAMES, GPUS, type GpuName } from './timing.ts'
 
 export type SimulatorOptions = {
@@ -43,6 +46,19 @@ export type SimulatorOptions = {
   readonly responsesStore?: boolean
   /** `pooling` serves embeddings instead of text (`--runner`). */
   readonly runner?: Runner
+  /** Engines behind one port (`--data-parallel-size`), each with a KV cache of its own. */
+  readonly dataParallelSize?: number
+  /** Adapters that one step may use (`--max-loras`); 0, the default, takes none at all. */
+  readonly maxLoras?: number
+  /** Adapters that are loaded from the start on (`--lora-modules`). */
+  readonly loraModules?: readonly AdapterSource[]
+  /** Whose requests are served first (`--scheduling-policy`). */
+  readonly schedulingPolicy?: (typeof SCHEDULING_POLICIES)[number]
+  /** How KV events are written: `map` as of 0.23, `array` as before; hashes as numbers or whole. */
+  readonly kvEventForm?: (typeof EVENT_FORMS)[number]
+  readonly kvEventHashes?: (typeof EVENT_HASHES)[number]
+  /** Whether /load tells how much is being served (`--enable-server-load-tracking`). */
+  readonly trackServerLoad?: boolean
 }
 
 export const RUNNERS = ['generate', 'pooling'] as const
@@ -52,14 +68,15 @@ export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey'
   Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
 
 const MAX_MODEL_LEN_DEFAULT = 32_768
+/** More would not fit beside each other's ports. */
+const DATA_PARALLEL_SIZE_MAX = 64
 
 /** The options with their defaults. Throws a UserError that names the setting and the fix. */
 export function settleOptions(options: SimulatorOptions): Settings {
   const { tokenizerDir, apiKey, tls } = options
   const gpu = options.gpu ?? 'h100-8b'
-  const runner = options.runner ?? 'generate'
-  if (!RUNNERS.includes(runner)) throw new UserError(`runner ${runner}: give one of ${RUNNERS.join(', ')}`)
-  if (!GPU_NAMES.includes(gpu)) throw new UserError(`gpu ${gpu}: give one of ${GPU_NAMES.join(', ')}`)
+  const runner = oneOf('runner', options.runner ?? 'generate', RUNNERS)
+  oneOf('gpu', gpu, GPU_NAMES)
   const blockSize = whole('blockSize', options.blockSize ?? 16, 1)
   const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? GPUS[gpu].kvCacheTokens, blockSize)
   const usableTokens = kvCacheTokens - (kvCacheTokens % blockSize)
@@ -99,13 +116,43 @@ export function settleOptions(options: SimulatorOptions): Settings {
     hashSeed: options.hashSeed ?? HASH_SEED_DEFAULT,
     responsesStore: options.responsesStore ?? false,
     runner,
+    dataParallelSize: whole('dataParallelSize', options.dataParallelSize ?? 1, 1, DATA_PARALLEL_SIZE_MAX),
+    ...adapterSettings(options, models),
+    schedulingPolicy: oneOf('schedulingPolicy', options.schedulingPolicy ?? 'fcfs', SCHEDULING_POLICIES),
+    kvEventForm: oneOf('kvEventForm', options.kvEventForm ?? 'map', EVENT_FORMS),
+    kvEventHashes: oneOf('kvEventHashes', options.kvEventHashes ?? 'int', EVENT_HASHES),
+    trackServerLoad: options.trackServerLoad ?? false,
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(tls === undefined ? {} : { tls }),
   }
 }
 
-function whole(name: string, value: number, least: number): number {
-  if (Number.isSafeInteger(value) && value >= least) return value
-  throw new UserError(`${name} ${value}: give a whole number of at least ${least}`)
+function adapterSettings(
+  { maxLoras, loraModules = [] }: SimulatorOptions,
+  models: readonly string[],
+): Pick<Settings, 'maxLoras' | 'loraModules'> {
+  const names = new Set(models)
+  for (const { name, path } of loraModules) {
+    if (name === '' || path === '') throw new UserError('loraModules: give each adapter as NAME=PATH')
+    if (names.has(name))
+      throw new UserError(`loraModules: the name ${name} is taken: give each adapter a name of its own`)
+    if (isMissing(path))
+      throw new UserError(`loraModules: ${path} holds no adapter_config.json: give an adapter's folder`)
+    names.add(name)
+  }
+  const slots = whole('maxLoras', maxLoras ?? (loraModules.length > 0 ? 1 : 0), 0)
+  if (slots === 0 && loraModules.length > 0) throw new UserError('maxLoras 0 leaves no slot for loraModules: raise it')
+  return { maxLoras: slots, loraModules }
+}
+
+function oneOf<T extends string>(name: string, value: T, choices: readonly T[]): T {
+  if (choices.includes(value)) return value
+  throw new UserError(`${name} ${value}: give one of ${choices.join(', ')}`)
+}
+
+function whole(name: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): number {
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return value
+  const bounds = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`
+  throw new UserError(`${name} ${value}: give a whole number ${bounds}`)
 }

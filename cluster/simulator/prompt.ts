@@ -2,10 +2,13 @@
 // or the refusal that vLLM gives.
 import { ApiError, badRequest, validationError } from './errors.ts'
 import type { Body } from './schema.ts'
+import type { Lora } from './sequence.ts'
 import { type ChatMessage, contentText, TemplateError, type Tokenizer } from './tokenizer.ts'
 
 export type ModelLimits = {
   readonly models: readonly string[]
+  /** The adapter of that name, if one is loaded. */
+  readonly adapter: (name: string) => Lora | undefined
   readonly maxModelLen: number
   readonly tokenizer: Tokenizer
   /** Whether the chat template wants all that the system says first: later system messages are moved there. */

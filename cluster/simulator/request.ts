@@ -14,6 +14,7 @@ import {
   tooLong,
 } from './prompt.ts'
 import { type Body, type MemberType, missing, parseBody } from './schema.ts'
+import type { Lora } from './sequence.ts'
 import { structuredAnswer } from './structured-answer.ts'
 import { spokenCall, type ToolAnswer, toolAnswer } from './tool-answer.ts'
 
@@ -46,10 +47,16 @@ export type GenerationRequest = {
   /** How many of the most probable tokens to tell at each place; undefined for no log probabilities. */
   readonly logprobs: number | undefined
   readonly cacheSalt: string | undefined
+  /** The adapter that `model` names. */
+  readonly lora: Lora | undefined
+  /** Lower is sooner, where the engine looks at it. */
+  readonly priority: number
   /** The prompt's own log probabilities are wanted, which only computing it gives. */
   readonly ignoreCache: boolean
   /** KV events tell of cached blocks that were found too (`kv_cache_report_mode`). */
   readonly reportHits: boolean
+  /** The rank that was asked for. */
+  readonly rank?: number | undefined
 }
 
 const SAMPLING_MEMBERS = {
@@ -221,8 +228,9 @@ export function refuseSalt({ cache_salt: salt }: Body): ApiError | undefined {
   return badRequest(message, 'cache_salt')
 }
 
-export function refuseModel({ model }: Body, { models }: ModelLimits): ApiError | undefined {
-  if (model === undefined || model === null || models.includes(model as string)) return undefined
+export function refuseModel({ model }: Body, { models, adapter }: ModelLimits): ApiError | undefined {
+  if (model === undefined || model === null || model === '' || models.includes(model as string)) return undefined
+  if (adapter(model as string)) return undefined
   return modelNotFound(model as string, models)
 }
 
@@ -279,7 +287,7 @@ function refuseSize({ prompts, echo, logprobs }: Settled, n: number): ApiError |
 type Settled = Pick<GenerationRequest, 'api' | 'prompts' | 'echo' | 'promptOnly' | 'tool' | 'logprobs'>
 
 /** The sampling parameters, which vLLM checks last. */
-export function complete(body: Body, { models }: ModelLimits, settled: Settled): GenerationRequest | ApiError {
+export function complete(body: Body, { models, adapter }: ModelLimits, settled: Settled): GenerationRequest | ApiError {
   const n = (body.n ?? 1) as number
   const temperature = (body.temperature ?? 1) as number
   const topP = (body.top_p ?? 1) as number
@@ -337,7 +345,7 @@ export function complete(body: Body, { models }: ModelLimits, settled: Settled):
   const includeUsage = streamOptions.include_usage === true
   return {
     ...settled,
-    model: (body.model ?? models[0]) as string,
+    model: (body.model || models[0]) as string,
     n,
     stream: body.stream === true,
     includeUsage,
@@ -353,6 +361,8 @@ export function complete(body: Body, { models }: ModelLimits, settled: Settled):
     requestId,
     script: settled.tool ? spokenCall(settled.tool) : structured,
     cacheSalt: (body.cache_salt ?? undefined) as string | undefined,
+    lora: adapter((body.model ?? '') as string),
+    priority: (body.priority ?? 0) as number,
     ignoreCache: settled.echo && settled.logprobs !== undefined,
     reportHits: (body.vllm_xargs as Body | null | undefined)?.kv_cache_report_mode === 'full',
   }

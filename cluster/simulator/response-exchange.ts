@@ -31,7 +31,7 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
     id: work.requestId ?? `resp_${randomBytes(8).toString('hex')}`,
     createdSeconds: Math.floor(Date.now() / 1000),
   }
-  const { tokenizer, metrics } = deps.generation
+  const { tokenizer, parserCalls } = deps.generation
   const logprobs = work.logprobs === undefined ? undefined : createLogprobs(tokenizer, work.logprobs)
   const item = createOutputItem(request, logprobs)
   const bodyAt = (status: ResponseStatus) => responseBody(head, request, status, [], undefined)
@@ -68,7 +68,7 @@ export function serveResponse(deps: ResponseDeps, request: ResponseRequest, res:
       deps.background.delete(head.id)
       const body = finalBody(usage)
       keep(body)
-      if (work.tool) metrics.recordToolParser(work.stream ? 'streaming' : 'non_streaming', 'tool_call', 'responses')
+      if (work.tool) parserCalls.record(work.stream ? 'streaming' : 'non_streaming', 'tool_call', 'responses')
       if (work.stream) {
         const [choice] = generation.choices
         write(...(choice ? item.closing(choice) : []), { response: body, sequence_number: -1, type: COMPLETED })

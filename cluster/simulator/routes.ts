@@ -1,6 +1,9 @@
 // The routes of a simulated pod and what answers each of them, as vLLM 0.32 does.
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Adapters, Change } from './adapters.ts'
+import { headerOf, refuse, withJson } from './body.ts'
+import { isSleeping, resetPrefixCache, sleep, wakeUp } from './dev-routes.ts'
 import { serveEmbedding } from './embedding-exchange.ts'
 import { parseEmbedding } from './embedding-request.ts'
 import {
@@ -13,19 +16,19 @@ import {
   refusalWithStatus,
   SCALE_OUT_DISABLED,
   UNAUTHORIZED,
-  unsupportedMediaType,
 } from './errors.ts'
-import { sendFailure, sendJson, serveGeneration } from './exchange.ts'
+import { sendJson, serveGeneration } from './exchange.ts'
 import type { Faults } from './faults.ts'
-import { type GenerationDeps, reportFault } from './generation.ts'
-import type { KvEventSource } from './kv-publisher.ts'
+import type { GenerationDeps } from './generation.ts'
 import { parseMessage, parseMessageCount } from './message-request.ts'
 import type { Runner, Settings } from './options.ts'
 import type { ModelLimits } from './prompt.ts'
+import type { Rank } from './rank.ts'
 import { parseChat, parseCompletion, parseDetokenize, parseTokenize } from './request.ts'
 import { cancelResponse, followResponse, keptResponse, type ResponseDeps, serveResponse } from './response-exchange.ts'
 import { parseResponse } from './response-request.ts'
 import { parseQuery } from './schema.ts'
+import type { Sleep } from './sleep.ts'
 
 type Method = 'GET' | 'POST'
 /** `id` is what stands in the path where the route has a place for it. */
@@ -37,15 +40,19 @@ export type Pod = {
   readonly limits: ModelLimits
   readonly exchange: GenerationDeps
   readonly responses: ResponseDeps
-  /** Where KV events can be had; undefined when they are off. */
-  readonly kvEventSource: () => KvEventSource | undefined
+  /** In their order; one without data parallelism. */
+  readonly ranks: readonly Rank[]
+  readonly adapters: Adapters
+  readonly sleep: Sleep
+  /** The page of all ranks; without their families as a vLLM with its statistics switched off. */
+  readonly metricsPage: (withEngine: boolean) => string
+  /** Requests that are being served, where it is told (`--enable-server-load-tracking`). */
+  readonly serverLoad: () => number
   readonly faults: () => Faults
   readonly startedAtMs: number
 }
 
 export const VLLM_VERSION = '0.32.0'
-/** Twice what the edge and the router pass on; more would hold up every pod of the process. */
-const BODY_BYTES_MAX = 16 * 1024 * 1024
 const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 /** The prefixes that `--api-key` protects: everything else stays open. */
 const PROTECTED_PATHS = ['/v1', '/v2', '/inference']
@@ -57,13 +64,18 @@ const ROUTES: Routes = {
   '/health': { GET: answerEmpty },
   '/ping': { GET: answerEmpty, POST: answerEmpty },
   '/version': { GET: (_pod, _req, res) => sendJson(res, 200, { version: VLLM_VERSION }) },
-  '/load': { GET: (_pod, _req, res) => sendJson(res, 200, { server_load: 0 }) },
+  '/load': { GET: ({ serverLoad }, _req, res) => sendJson(res, 200, { server_load: serverLoad() }) },
   '/metrics': { GET: answerMetrics },
   '/v1/models': { GET: answerModels },
   '/tokenize': { POST: answerTokenize },
   '/detokenize': { POST: answerDetokenize },
   '/kv_event_sources': { GET: answerKvEventSources },
   '/reset_prefix_cache': { POST: resetPrefixCache },
+  '/sleep': { POST: sleep },
+  '/wake_up': { POST: wakeUp },
+  '/is_sleeping': { GET: isSleeping },
+  '/v1/load_lora_adapter': { POST: (pod, req, res) => changeAdapters(pod.adapters.load, req, res) },
+  '/v1/unload_lora_adapter': { POST: (pod, req, res) => changeAdapters(pod.adapters.unload, req, res) },
 }
 
 /** What else a pod has, by its runner. */
@@ -146,10 +158,6 @@ function isAuthorized(apiKey: string | undefined, path: string, req: IncomingMes
   return timingSafeEqual(digest(headerOf(req, 'authorization') ?? ''), digest(`Bearer ${apiKey}`))
 }
 
-function refuse(res: ServerResponse, { status, body }: ApiError): void {
-  sendJson(res, status, body)
-}
-
 function refuseScaleOut(_pod: Pod, _req: IncomingMessage, res: ServerResponse): void {
   refuse(res, SCALE_OUT_DISABLED)
 }
@@ -159,34 +167,63 @@ function answerEmpty(_pod: Pod, _req: IncomingMessage, res: ServerResponse): voi
   res.end()
 }
 
-function answerKvEventSources({ kvEventSource }: Pod, _req: IncomingMessage, res: ServerResponse): void {
-  const source = kvEventSource()
-  sendJson(res, 200, source ? { 0: source } : {})
+function answerKvEventSources({ ranks }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  sendJson(
+    res,
+    200,
+    Object.fromEntries(
+      ranks.flatMap(({ index, publisher }) => {
+        const source = publisher()?.source
+        return source ? [[index, source]] : []
+      }),
+    ),
+  )
 }
 
-function resetPrefixCache({ exchange }: Pod, req: IncomingMessage, res: ServerResponse): void {
-  const query = parseQuery(req.url, { reset_running_requests: 'boolean' })
-  if (query instanceof ApiError) return refuse(res, query)
-  sendJson(res, 200, { success: exchange.engine.resetPrefixCache(query.reset_running_requests === true) })
-  exchange.wake()
+function changeAdapters(change: (text: string) => Change, req: IncomingMessage, res: ServerResponse): void {
+  withJson(req, res, (text) => {
+    const changed = change(text)
+    if (changed instanceof ApiError) return refuse(res, changed)
+    // It says nothing of its type.
+    res.writeHead(200, { 'content-length': Buffer.byteLength(changed) })
+    res.end(changed)
+  })
 }
 
-function answerMetrics({ exchange, faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
-  const page = Buffer.from(exchange.metrics.page(exchange.engine.snapshot(), !faults().noMetrics))
+function answerMetrics({ metricsPage, faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  const page = Buffer.from(metricsPage(!faults().noMetrics))
   res.writeHead(200, { 'content-length': page.length, 'content-type': METRICS_CONTENT_TYPE })
   res.end(page)
 }
 
-function answerModels({ settings, startedAtMs }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+function answerModels({ settings, adapters, startedAtMs }: Pod, _req: IncomingMessage, res: ServerResponse): void {
   const { models, maxModelLen } = settings
   const created = Math.floor(startedAtMs / 1000)
-  const data = models.map((id) => ({
+  const base = models[0] as string
+  const data = [
+    ...models.map((id) => modelCard(created, { id, root: base, parent: null, maxModelLen })),
+    ...adapters
+      .list()
+      .map(({ name, path }) => modelCard(created, { id: name, root: path, parent: base, maxModelLen: null })),
+  ]
+  sendJson(res, 200, { object: 'list', data })
+}
+
+type ModelEntry = {
+  readonly id: string
+  readonly root: string
+  readonly parent: string | null
+  readonly maxModelLen: number | null
+}
+
+function modelCard(created: number, { id, root, parent, maxModelLen }: ModelEntry): unknown {
+  return {
     id,
     object: 'model',
     created,
     owned_by: 'vllm',
-    root: models[0],
-    parent: null,
+    root,
+    parent,
     max_model_len: maxModelLen,
     permission: [
       {
@@ -204,8 +241,7 @@ function answerModels({ settings, startedAtMs }: Pod, _req: IncomingMessage, res
         is_blocking: false,
       },
     ],
-  }))
-  sendJson(res, 200, { object: 'list', data })
+  }
 }
 
 function answerTokenize({ limits, settings }: Pod, req: IncomingMessage, res: ServerResponse): void {
@@ -231,7 +267,7 @@ function answerDetokenize({ limits }: Pod, req: IncomingMessage, res: ServerResp
 }
 
 function generate(
-  { exchange, limits, faults }: Pod,
+  { exchange, limits, faults, ranks }: Pod,
   parse: typeof parseChat,
   req: IncomingMessage,
   res: ServerResponse,
@@ -242,12 +278,13 @@ function generate(
     if (refuseStatus !== undefined) return refuse(res, worded(refusalWithStatus(refuseStatus)))
     const request = parse(text, limits)
     if (request instanceof ApiError) return refuse(res, request)
-    const rank = headerOf(req, 'x-data-parallel-rank')
-    if (rank !== undefined && /^\d+$/.test(rank) && Number(rank) > 0) {
-      return refuse(res, worded(badRequest(`data_parallel_rank ${Number(rank)} is out of range [0, 1).`)))
+    const rank = wholeHeader(req, 'x-data-parallel-rank')
+    if (rank !== undefined && !ranks[rank]) {
+      return refuse(res, worded(badRequest(`data_parallel_rank ${rank} is out of range [0, ${ranks.length}).`)))
     }
-    const loadHeader = () => loadHeaderOf(exchange, headerOf(req, 'endpoint-load-metrics-format'))
-    serveGeneration(exchange, request, headerOf(req, 'x-request-id'), loadHeader, res)
+    const placed = { ...request, rank, priority: wholeHeader(req, 'x-vllm-priority') ?? request.priority }
+    const loadHeader = () => loadHeaderOf(ranks, headerOf(req, 'endpoint-load-metrics-format'))
+    serveGeneration(exchange, placed, headerOf(req, 'x-request-id'), loadHeader, res)
   })
 }
 
@@ -267,7 +304,8 @@ function answerResponse({ responses, limits, faults }: Pod, req: IncomingMessage
     if (refuseStatus !== undefined) return refuse(res, refusalWithStatus(refuseStatus))
     const request = parseResponse(text, limits, responses.store)
     if (request instanceof ApiError) return refuse(res, request)
-    serveResponse(responses, request, res)
+    const priority = wholeHeader(req, 'x-vllm-priority') ?? request.generation.priority
+    serveResponse(responses, { ...request, generation: { ...request.generation, priority } }, res)
   })
 }
 
@@ -294,47 +332,25 @@ function sendResponse(res: ServerResponse, found: unknown): void {
   else sendJson(res, 200, found)
 }
 
-/** The load report that a caller may ask for (ORCA), in either of its two spellings. */
-function loadHeaderOf({ engine }: GenerationDeps, format: string | undefined): string | undefined {
-  const { waiting, usedBlocks, blocks } = engine.snapshot()
-  const values = { num_requests_waiting: pythonFloat(waiting), kv_cache_usage_perc: pythonFloat(usedBlocks / blocks) }
-  const entries = Object.entries(values)
+/** A whole number; what is none is as if it had not been sent. */
+function wholeHeader(req: IncomingMessage, name: string): number | undefined {
+  const value = headerOf(req, name)
+  return value !== undefined && /^\s*[+-]?\d+\s*$/.test(value) ? Number(value) : undefined
+}
+
+/** The load report that a caller may ask for (ORCA), in either of its two spellings. In JSON the last rank stands for all. */
+function loadHeaderOf(ranks: readonly Rank[], format: string | undefined): string | undefined {
+  const loads = ranks.map(({ engine }) => engine.snapshot())
+  const entries = [
+    ...loads.map(({ waiting }) => ['num_requests_waiting', pythonFloat(waiting)] as const),
+    ...loads.map(({ usedBlocks, blocks }) => ['kv_cache_usage_perc', pythonFloat(usedBlocks / blocks)] as const),
+  ]
   switch (format?.toUpperCase()) {
     case 'TEXT':
       return `TEXT ${entries.map(([name, value]) => `named_metrics.${name}=${value}`).join(', ')}`
     case 'JSON':
-      return `JSON {"named_metrics": {${entries.map(([name, value]) => `"${name}": ${value}`).join(', ')}}}`
+      return `JSON {"named_metrics": {${[...new Map(entries)].map(([name, value]) => `"${name}": ${value}`).join(', ')}}}`
     default:
       return undefined
   }
-}
-
-/** Reads a JSON body's text; answers by itself what is no JSON body. */
-function withJson(req: IncomingMessage, res: ServerResponse, use: (text: string) => void): void {
-  const chunks: Buffer[] = []
-  let length = 0
-  req.on('data', (chunk: Buffer) => {
-    length += chunk.length
-    if (length <= BODY_BYTES_MAX) chunks.push(chunk)
-    else chunks.length = 0
-  })
-  req.on('end', () => {
-    if (length > BODY_BYTES_MAX) return sendJson(res, 413, { detail: 'Request Entity Too Large' })
-    const mediaType = headerOf(req, 'content-type')?.split(';', 1)[0]?.trim().toLowerCase()
-    if (mediaType !== 'application/json') return refuse(res, unsupportedMediaType())
-    try {
-      use(Buffer.concat(chunks).toString('utf8'))
-    } catch (error) {
-      // A fault of ours, met by one request: the other requests of the pod, and whoever shares the process, go on.
-      reportFault(error)
-      sendFailure(res)
-    }
-  })
-  // A client that goes away with half a body said nothing to answer.
-  req.on('error', () => undefined)
-}
-
-function headerOf(req: IncomingMessage, name: string): string | undefined {
-  const value = req.headers[name]
-  return Array.isArray(value) ? value[0] : value
 }

@@ -16,6 +16,9 @@ export type Utterance = {
   readonly finish: Finish | undefined
 }
 
+/** An adapter of the model's weights. */
+export type Lora = { readonly id: number; readonly name: string; readonly path: string }
+
 export type SequenceRequest = {
   readonly id: string
   readonly promptTokenIds: readonly number[]
@@ -25,6 +28,9 @@ export type SequenceRequest = {
   readonly isPooled?: boolean
   /** Only requests with the same salt share cached blocks. */
   readonly cacheSalt?: string | undefined
+  readonly lora?: Lora | undefined
+  /** Lower is sooner, where the engine looks at it; 0 without it. */
+  readonly priority?: number
   /** Computes the whole prompt, as one must that wants the prompt's log probabilities. */
   readonly ignoreCache?: boolean
   /** Tells of the blocks that it found cached as if they had just been stored. */
@@ -90,6 +96,8 @@ export type Sequence = {
   cachedTokens: number
   createdTokens: number
   preemptions: number
+  /** Passed over when it last came to its turn, though there was room: the adapters of others fill a step. */
+  isDeferred: boolean
 }
 
 export function knownTokens({ request, outputTokenIds }: Sequence): number {

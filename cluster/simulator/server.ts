@@ -5,18 +5,21 @@ import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { createRandom } from '../../shared/random.ts'
 import { listen } from '../listen.ts'
-import { createDriver } from './driver.ts'
-import { Engine } from './engine.ts'
+import { createAdapters } from './adapters.ts'
+import type { EngineConfig, EngineSnapshot } from './engine.ts'
 import type { Faults } from './faults.ts'
 import { type Generation, type GenerationDeps, reportFault } from './generation.ts'
-import { type KvPublisher, startKvPublisher } from './kv-publisher.ts'
+import { startKvPublisher } from './kv-publisher.ts'
+import { createLoraUses } from './lora-uses.ts'
 import { isSystemFirst } from './message-conversation.ts'
-import { EngineMetrics } from './metrics.ts'
+import { ToolParserCalls } from './metrics.ts'
+import { metricsPage } from './metrics-page.ts'
 import { loadTokenizer } from './model-tokenizer.ts'
 import { type Settings, type SimulatorOptions, settleOptions } from './options.ts'
+import { createRank, leastLoaded, type Rank } from './rank.ts'
 import { createResponseStore } from './response-store.ts'
 import { type Pod, route, VLLM_VERSION } from './routes.ts'
-import type { Emission } from './sequence.ts'
+import { createSleep } from './sleep.ts'
 import { GPUS } from './timing.ts'
 import { createBuiltInTokenizer } from './tokenizer.ts'
 
@@ -26,7 +29,7 @@ export type { SimulatorOptions } from './options.ts'
 export type SimulatorStats = {
   readonly running: number
   readonly waiting: number
-  /** Engine steps since the start. */
+  /** Of all ranks together, and so is what follows. */
   readonly steps: number
   readonly preemptions: number
   /** Sequences that ended, by how. */
@@ -42,7 +45,7 @@ export type SimulatorStats = {
 export type Simulator = {
   readonly url: string
   readonly port: number
-  /** Where KV events are published, and sent again; undefined when they are off. */
+  /** Where the first rank's KV events are published, and sent again; undefined when they are off. */
   readonly kvEvents: { readonly port: number; readonly replayPort: number } | undefined
   readonly faults: {
     /** Replaces all faults; `{}` heals the pod. */
@@ -59,127 +62,157 @@ const KEEP_ALIVE_MS = 5_000
 /** Starts a pod. Rejects with a UserError when an option is wrong or the port is taken; `portFlag` chooses another. */
 export async function startSimulator(options: SimulatorOptions = {}, portFlag = '--port'): Promise<Simulator> {
   const settings = settleOptions(options)
-  const { host, models, blockSize, speed, seed, tls, tokenizerDir } = settings
+  const { host, models, blockSize, seed, tls, tokenizerDir, maxModelLen } = settings
   const tokenizer = tokenizerDir === undefined ? createBuiltInTokenizer() : loadTokenizer(tokenizerDir)
   const nowMs = () => performance.now()
   const startedAtMs = Date.now()
   const blocks = Math.floor(settings.kvCacheTokens / blockSize)
-  const engine = new Engine({
-    maxNumSeqs: settings.maxNumSeqs,
-    maxNumBatchedTokens: settings.maxNumBatchedTokens,
-    blocks,
-    blockSizeTokens: blockSize,
-    hashSeed: settings.hashSeed,
-    kvEvents: settings.kvEventsPort !== 'off',
-    timing: GPUS[settings.gpu].timing,
-    speed,
-  })
-  const metrics = new EngineMetrics({
-    model: models[0] as string,
-    maxModelLen: settings.maxModelLen,
-    blockSizeTokens: blockSize,
-    blocks,
-    createdAtMs: startedAtMs,
-  })
-  const listeners = new Map<string, (emission: Emission) => void>()
-  const driver = createDriver(engine, {
-    nowMs,
-    onStep: (result) => {
-      metrics.recordStep(result)
-      if (result.blockEvents.length > 0) publisher?.publish(result.blockEvents, faults.loseKvEvents === true)
-      for (const emission of result.emissions) listeners.get(emission.id)?.(emission)
-    },
-  })
   let faults: Faults = {}
-  let publisher: KvPublisher | undefined
+  const ranks = Array.from({ length: settings.dataParallelSize }, (_, index) =>
+    createRank(index, engineConfigOf(settings, blocks), maxModelLen, {
+      nowMs,
+      losesEvents: () => faults.loseKvEvents === true,
+    }),
+  )
+  const sleep = createSleep(ranks)
+  const adapters = createAdapters({ models, enabled: settings.maxLoras > 0 }, settings.loraModules)
+  const parserCalls = new ToolParserCalls()
+  let placed = 0
   const exchange: GenerationDeps = {
-    engine,
-    metrics,
+    place: (rank) => ranks[rank ?? -1] ?? leastLoaded(ranks, placed++),
+    parserCalls,
     tokenizer,
     random: createRandom(seed),
     nowMs,
-    wake: driver.wake,
     faults: () => faults,
     promptTokensDetails: settings.promptTokensDetails,
     systemFingerprint: fingerprintOf(settings),
-    listeners,
   }
+  const page = { model: models[0] as string, maxModelLen, blockSizeTokens: blockSize, blocks, createdAtMs: startedAtMs }
+  const loraUses = createLoraUses(settings.maxLoras, () => Date.now() / 1000)
   const pod: Pod = {
     settings,
-    limits: { models, maxModelLen: settings.maxModelLen, tokenizer, systemFirst: isSystemFirst(tokenizer) },
+    limits: { models, adapter: adapters.of, maxModelLen, tokenizer, systemFirst: isSystemFirst(tokenizer) },
     exchange,
     responses: {
       generation: exchange,
       store: settings.responsesStore ? createResponseStore() : undefined,
       background: new Map<string, Generation>(),
     },
-    kvEventSource: () => publisher?.source,
+    ranks,
+    adapters,
+    sleep,
+    metricsPage: (withEngine) => {
+      const snapshots = ranks.map(({ metrics, engine }) => ({ metrics, snapshot: engine.snapshot() }))
+      const lora = loraUses(snapshots.map(({ snapshot }) => snapshot))
+      return metricsPage({ config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, lora }, withEngine)
+    },
+    serverLoad: () => serverLoad,
     faults: () => faults,
     startedAtMs,
   }
+  let serverLoad = 0
   const serverOptions = { keepAliveTimeout: KEEP_ALIVE_MS, keepAliveTimeoutBuffer: 0 }
-  const onRequest = (req: IncomingMessage, res: ServerResponse) => route(pod, req, res)
+  const onRequest = (req: IncomingMessage, res: ServerResponse) => {
+    if (settings.trackServerLoad && req.method === 'POST') {
+      serverLoad++
+      res.once('close', () => serverLoad--)
+    }
+    route(pod, req, res)
+  }
   const server = tls
     ? createHttpsServer({ ...serverOptions, ...tls }, onRequest)
     : createHttpServer(serverOptions, onRequest)
   const port = await listen(server, host, settings.port, 'the simulated pod', portFlag)
   const authority = `${host.includes(':') ? `[${host}]` : host}:${port}`
+  const close = async () => {
+    for (const { driver } of ranks) driver.stop()
+    for (const rank of ranks) rank.drop()
+    const closed = new Promise((resolve) => server.close(resolve))
+    server.closeAllConnections()
+    await Promise.all([closed, ...ranks.map(({ publisher }) => publisher()?.close())])
+  }
   if (settings.kvEventsPort !== 'off') {
     // No step before there is somewhere to tell of it.
-    driver.hang(true)
+    for (const { driver } of ranks) driver.hang(true)
     try {
-      publisher = await startKvPublisher({
-        host: (server.address() as AddressInfo).address,
-        port: settings.kvEventsPort,
-        replayPort: settings.kvReplayPort,
-        topic: `kv@${authority}@${models[0]}`,
-        blockSizeTokens: blockSize,
-        nowSeconds: () => Date.now() / 1000,
-        onFault: reportFault,
-      })
+      await publishFrom(ranks, settings, (server.address() as AddressInfo).address, `kv@${authority}@${models[0]}`)
     } catch (error) {
-      server.close()
+      await close()
       throw error
     }
-    driver.hang(false)
+    for (const { driver } of ranks) driver.hang(false)
   }
+  const [first] = ranks as [Rank]
+  const kvEvents = first.publisher()
 
   return {
     url: `${tls ? 'https' : 'http'}://${authority}`,
     port,
-    kvEvents: publisher && { port: publisher.port, replayPort: publisher.replayPort },
+    kvEvents: kvEvents && { port: kvEvents.port, replayPort: kvEvents.replayPort },
     faults: {
       set: (wanted) => {
         faults = wanted
-        driver.hang(wanted.hang === true)
+        for (const { driver } of ranks) driver.hang(wanted.hang === true)
       },
     },
-    stats: () => {
-      const { running, waiting, steps, preemptions, usedBlocks, cachedBlocks } = engine.snapshot()
-      return {
-        running,
-        waiting,
-        steps,
-        preemptions,
-        finished: metrics.finishedWith('stop') + metrics.finishedWith('length'),
-        aborted: metrics.finishedWith('abort'),
-        failed: metrics.finishedWith('error'),
-        kvCacheUsage: usedBlocks / blocks,
-        cachedBlocks,
-      }
-    },
-    close: async () => {
-      driver.stop()
-      for (const id of listeners.keys()) {
-        const finished = engine.abort(id, nowMs())
-        if (finished) metrics.recordFinished(finished)
-      }
-      listeners.clear()
-      const closed = new Promise((resolve) => server.close(resolve))
-      server.closeAllConnections()
-      await Promise.all([closed, publisher?.close()])
-      publisher = undefined
-    },
+    stats: () => statsOf(ranks),
+    close,
+  }
+}
+
+function engineConfigOf(settings: Settings, blocks: number): EngineConfig {
+  return {
+    maxNumSeqs: settings.maxNumSeqs,
+    maxNumBatchedTokens: settings.maxNumBatchedTokens,
+    policy: settings.schedulingPolicy,
+    maxLoras: settings.maxLoras,
+    blocks,
+    blockSizeTokens: settings.blockSize,
+    hashSeed: settings.hashSeed,
+    kvEvents: settings.kvEventsPort !== 'off',
+    timing: GPUS[settings.gpu].timing,
+    speed: settings.speed,
+  }
+}
+
+/** As vLLM does, each rank's ports are the first one's and its number more. */
+async function publishFrom(ranks: readonly Rank[], settings: Settings, host: string, topic: string): Promise<void> {
+  for (const rank of ranks) {
+    const portOf = (first: number) => (first === 0 ? 0 : first + rank.index)
+    rank.publishTo(
+      await startKvPublisher({
+        host,
+        port: portOf(settings.kvEventsPort as number),
+        replayPort: portOf(settings.kvReplayPort),
+        topic,
+        batches: {
+          blockSizeTokens: settings.blockSize,
+          rank: rank.index,
+          form: settings.kvEventForm,
+          hashes: settings.kvEventHashes,
+        },
+        nowSeconds: () => Date.now() / 1000,
+        onFault: reportFault,
+      }),
+    )
+  }
+}
+
+function statsOf(ranks: readonly Rank[]): SimulatorStats {
+  const sum = (of: (rank: Rank) => number) => ranks.reduce((total, rank) => total + of(rank), 0)
+  const snapshots = new Map(ranks.map((rank) => [rank, rank.engine.snapshot()]))
+  const seen = (of: (snapshot: EngineSnapshot) => number) => sum((rank) => of(snapshots.get(rank) as EngineSnapshot))
+  return {
+    running: seen(({ running }) => running),
+    waiting: seen(({ waiting }) => waiting),
+    steps: seen(({ steps }) => steps),
+    preemptions: seen(({ preemptions }) => preemptions),
+    finished: sum(({ metrics }) => metrics.finishedWith('stop') + metrics.finishedWith('length')),
+    aborted: sum(({ metrics }) => metrics.left + metrics.finishedWith('abort')),
+    failed: sum(({ metrics }) => metrics.finishedWith('error')),
+    kvCacheUsage: seen(({ usedBlocks }) => usedBlocks) / seen(({ blocks }) => blocks),
+    cachedBlocks: seen(({ cachedBlocks }) => cachedBlocks),
   }
 }
 

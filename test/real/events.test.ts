@@ -87,7 +87,7 @@ function announced(digests: readonly Digest[]): bigint[] {
 }
 
 function hashesOf(prompt: readonly number[], salt?: string): bigint[] {
-  return announced(hasher.prompt(prompt, salt))
+  return announced(hasher.prompt(prompt, { salt }))
 }
 
 describe('GET /kv_event_sources', () => {

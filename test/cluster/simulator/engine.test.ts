@@ -10,6 +10,8 @@ import { seedOf } from '../../../shared/random.ts'
 const CONFIG: EngineConfig = {
   maxNumSeqs: 4,
   maxNumBatchedTokens: 64,
+  policy: 'fcfs',
+  maxLoras: 1,
   blocks: 40,
   blockSizeTokens: 4,
   hashSeed: HASH_SEED_DEFAULT,

@@ -5,7 +5,7 @@ import { createBlockHasher, type Digest, HASH_SEED_DEFAULT } from '../../../clus
 import type { BlockEvent } from '../../../cluster/simulator/block-pool.ts'
 import { Engine, type StepResult } from '../../../cluster/simulator/engine.ts'
 import { encodeBatch } from '../../../cluster/simulator/kv-events.ts'
-import { RECORDED_CONFIG as CONFIG, drain, range, request } from './sequences.ts'
+import { RECORDED_BATCHES as BATCHES, RECORDED_CONFIG as CONFIG, drain, range, request } from './sequences.ts'
 
 type Hash = { readonly $int: string } | { readonly $hex: string }
 
@@ -49,7 +49,7 @@ describe('the hash of a block', () => {
         if (event.type === 'BlockStored' && before) expect(parent).toBeDefined()
         for (const [index, hash] of hashes.entries()) {
           const salt = event.extra_keys?.[index]?.[0]
-          parent = hasher.block(parent, ids.slice(index * 32, (index + 1) * 32), salt)
+          parent = hasher.block(parent, ids.slice(index * 32, (index + 1) * 32), { salt })
           expect(numberOf(parent)).toBe(intOf(hash))
           known.set(numberOf(parent), parent)
           blocks++
@@ -60,14 +60,14 @@ describe('the hash of a block', () => {
   })
 
   it('follows from the seed, and without one from vLLM’s own', () => {
-    const first = (seed?: string) => createBlockHasher(2, seed).prompt([1, 2], undefined)[0]
+    const first = (seed?: string) => createBlockHasher(2, seed).prompt([1, 2])[0]
     expect(first()).toBe(first(HASH_SEED_DEFAULT))
     expect(first('0')).not.toBe(first('1'))
   })
 
   it('takes a token id of any size', () => {
     const hasher = createBlockHasher(6, '0')
-    const [digest = ''] = hasher.prompt([23, 24, 255, 256, 65_536, 4_294_967_295], undefined)
+    const [digest = ''] = hasher.prompt([23, 24, 255, 256, 65_536, 4_294_967_295])
     // As Python's cbor2 and hashlib have it.
     expect(Buffer.from(digest, 'latin1').toString('hex')).toBe(
       '651d5d6ccfab1d84e6d38b33b3ef23609e78882819eb553d9451ed5765fa2937',
@@ -110,7 +110,7 @@ describe('like the real vLLM', () => {
     const told = steps.map(({ blockEvents }) => blockEvents).filter((events) => events.length > 0)
     expect(told).toHaveLength(batches.length)
     for (const [index, { frames_hex: frames, decoded }] of batches.entries()) {
-      const payload = encodeBatch(decoded[0], told[index] ?? [], CONFIG.blockSizeTokens)
+      const payload = encodeBatch(decoded[0], told[index] ?? [], BATCHES)
       expect(payload.toString('hex'), `batch ${index}`).toBe(frames[2])
     }
   })
@@ -170,7 +170,14 @@ describe('like the real vLLM', () => {
     switch (event.type) {
       case 'BlockStored': {
         const { parent_block_hash: parent, token_ids: tokenIds = [] } = event
-        return { type: 'stored', hashes, parent: parent ? nameOf(parent) : undefined, tokenIds, salt: undefined }
+        return {
+          type: 'stored',
+          hashes,
+          parent: parent ? nameOf(parent) : undefined,
+          tokenIds,
+          salt: undefined,
+          lora: undefined,
+        }
       }
       case 'BlockRemoved':
         return { type: 'removed', hash: hashes[0] ?? '' }

@@ -222,8 +222,10 @@ describe('MessagePack', () => {
   })
 
   it('writes an event that clears all as the one member that it has', () => {
-    expect(encodeBatch(1.5, [{ type: 'cleared' }], 16).toString('hex')).toBe(
-      '93cb3ff80000000000009181a474797065b0416c6c426c6f636b73436c656172656400',
-    )
+    expect(
+      encodeBatch(1.5, [{ type: 'cleared' }], { blockSizeTokens: 16, rank: 0, form: 'map', hashes: 'int' }).toString(
+        'hex',
+      ),
+    ).toBe('93cb3ff80000000000009181a474797065b0416c6c426c6f636b73436c656172656400')
   })
 })

@@ -1,7 +1,7 @@
 // What one request may cost a pod, and what is left of the pod when the simulator itself is wrong.
 import { describe, expect, it, vi } from 'vitest'
 import { Engine } from '../../../cluster/simulator/engine.ts'
-import { EngineMetrics } from '../../../cluster/simulator/metrics.ts'
+import { RankMetrics } from '../../../cluster/simulator/metrics.ts'
 import { exampleOf } from '../../../cluster/simulator/schema-example.ts'
 import { eventsOf, post, startPod } from './pod.ts'
 
@@ -122,7 +122,7 @@ describe('a fault of the simulator itself', () => {
     ['while a request is taken in', () => vi.spyOn(Engine.prototype, 'add').mockImplementationOnce(fault)],
     [
       'while an answer is written',
-      () => vi.spyOn(EngineMetrics.prototype, 'recordRequest').mockImplementationOnce(fault),
+      () => vi.spyOn(RankMetrics.prototype, 'recordRequest').mockImplementationOnce(fault),
     ],
     ['while a token is said', () => vi.spyOn(TextDecoder.prototype, 'decode').mockImplementationOnce(fault)],
   ]

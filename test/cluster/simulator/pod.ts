@@ -10,7 +10,12 @@ export async function startPod(options: SimulatorOptions = {}): Promise<Simulato
   return pod
 }
 
-export function post(pod: Simulator, path: string, body: unknown, init: RequestInit = {}): Promise<Response> {
+export function post(
+  pod: Pick<Simulator, 'url'>,
+  path: string,
+  body: unknown,
+  init: RequestInit = {},
+): Promise<Response> {
   return fetch(`${pod.url}${path}`, {
     method: 'POST',
     body: JSON.stringify(body),

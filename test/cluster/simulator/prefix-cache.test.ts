@@ -6,7 +6,7 @@ import type { BlockEvent } from '../../../cluster/simulator/block-pool.ts'
 import { Engine, type StepResult } from '../../../cluster/simulator/engine.ts'
 import { encodeBatch } from '../../../cluster/simulator/kv-events.ts'
 import type { SequenceRequest } from '../../../cluster/simulator/sequence.ts'
-import { RECORDED_CONFIG as CONFIG, cachedTokens, drain, range, request, serve } from './sequences.ts'
+import { RECORDED_CONFIG as CONFIG, cachedTokens, drain, RECORDED_BATCHES, range, request, serve } from './sequences.ts'
 
 describe('a prompt', () => {
   const small = { ...CONFIG, blockSizeTokens: 4, blocks: 20, maxNumBatchedTokens: 64 }
@@ -210,7 +210,7 @@ describe('a prompt of 128,000 tokens', () => {
     const spentMs = [tokenIds, [...tokenIds, 1]].map((ids) => {
       const before = process.cpuUsage()
       for (const { blockEvents } of serveSteps(engine, request(ids, 4))) {
-        if (blockEvents.length > 0) encodeBatch(0, blockEvents, 16)
+        if (blockEvents.length > 0) encodeBatch(0, blockEvents, { ...RECORDED_BATCHES, blockSizeTokens: 16 })
       }
       const { user, system } = process.cpuUsage(before)
       return (user + system) / 1000

@@ -1,7 +1,7 @@
 // What a pod keeps of its KV events to send it again, and the memory that this takes of everyone in the process.
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { encodeBatch } from '../../../cluster/simulator/kv-events.ts'
+import { type BatchOptions, encodeBatch } from '../../../cluster/simulator/kv-events.ts'
 import { MsgpackWriter } from '../../../cluster/simulator/msgpack-writer.ts'
 import {
   BATCH_OVERHEAD_BYTES,
@@ -11,12 +11,15 @@ import {
   type ReplayBuffer,
 } from '../../../cluster/simulator/replay-buffer.ts'
 
+const BATCHES: BatchOptions = { blockSizeTokens: 16, rank: 0, form: 'map', hashes: 'int' }
+
 const stored = (blocks: number) => ({
   type: 'stored' as const,
   hashes: Array<string>(blocks).fill('h'.repeat(32)),
   parent: undefined,
   tokenIds: Array<number>(blocks * 16).fill(2 ** 32 - 1),
   salt: undefined,
+  lora: undefined,
 })
 
 /** Bytes that the payloads keep alive, however many of them share a piece of memory. */
@@ -27,7 +30,7 @@ function keptAlive(buffer: ReplayBuffer): number {
 
 describe('the payload of a batch', () => {
   it.each([1, 20, 60, 130, 520])('of %i blocks keeps no memory alive but its own', (blocks) => {
-    const payload = encodeBatch(1.5, [stored(blocks)], 16)
+    const payload = encodeBatch(1.5, [stored(blocks)], BATCHES)
     expect([payload.byteOffset, payload.buffer.byteLength]).toEqual([0, payload.length])
   })
 
@@ -67,7 +70,7 @@ describe('the replay buffer', () => {
 
   it('keeps as many small batches as vLLM, and one that is larger than all that may be kept', () => {
     const buffer = createReplayBuffer()
-    const payload = encodeBatch(1.5, [stored(1)], 16)
+    const payload = encodeBatch(1.5, [stored(1)], BATCHES)
     for (let batch = 0; batch < BUFFER_STEPS + 5; batch++) buffer.add(Buffer.from(payload.buffer.slice(0)))
     expect([buffer.from(0n).length, buffer.from(0n)[0]?.sequence]).toEqual([BUFFER_STEPS, 5])
     expect(buffer.heldBytes()).toBeLessThan(BUFFER_BYTES_MAX)

@@ -1,5 +1,6 @@
 // What the engine's tests share: sequences that say given tokens, and an engine stepped until it is idle.
 import type { Engine, EngineConfig, StepResult } from '../../../cluster/simulator/engine.ts'
+import type { BatchOptions } from '../../../cluster/simulator/kv-events.ts'
 import type { Emission, SequenceRequest } from '../../../cluster/simulator/sequence.ts'
 import { GPUS } from '../../../cluster/simulator/timing.ts'
 
@@ -7,6 +8,8 @@ import { GPUS } from '../../../cluster/simulator/timing.ts'
 export const RECORDED_CONFIG: EngineConfig = {
   maxNumSeqs: 16,
   maxNumBatchedTokens: 2048,
+  policy: 'fcfs',
+  maxLoras: 1,
   blocks: 32_768,
   blockSizeTokens: 32,
   hashSeed: '0',
@@ -14,6 +17,8 @@ export const RECORDED_CONFIG: EngineConfig = {
   timing: GPUS['h100-8b'].timing,
   speed: 0,
 }
+
+export const RECORDED_BATCHES: BatchOptions = { blockSizeTokens: 32, rank: 0, form: 'map', hashes: 'int' }
 
 /** `count` whole numbers from `from` on. */
 export function range(from: number, count: number): number[] {
