@@ -4,6 +4,8 @@ import type { Engine, StepResult } from './engine.ts'
 export type Driver = {
   /** Work was added. */
   readonly wake: () => void
+  /** Makes each step from the next one on take so many times as long. */
+  readonly stretch: (factor: number) => void
   /** Stops the engine's progress, or lets it go on. */
   readonly hang: (hanging: boolean) => void
   readonly stop: () => void
@@ -22,6 +24,7 @@ export function createDriver(engine: Engine, { nowMs, onStep }: DriverDeps): Dri
   let immediate: NodeJS.Immediate | undefined
   let endsAtMs: number | undefined
   let hanging = false
+  let factor = 1
   let stopped = false
 
   /** At most one step, so that sockets get their turn however fast or late the engine is. */
@@ -29,11 +32,11 @@ export function createDriver(engine: Engine, { nowMs, onStep }: DriverDeps): Dri
     timer = undefined
     immediate = undefined
     const now = nowMs()
-    if (endsAtMs === undefined) endsAtMs = engine.begin(now)
+    if (endsAtMs === undefined) endsAtMs = engine.begin(now, factor)
     if (endsAtMs !== undefined && endsAtMs <= now) {
       onStep(engine.end())
       // The next step begins where the last one ended, not when the timer came: timers are late, engines are not.
-      endsAtMs = engine.begin(Math.max(endsAtMs, now - LAG_MAX_MS))
+      endsAtMs = engine.begin(Math.max(endsAtMs, now - LAG_MAX_MS), factor)
     }
     arm()
   }
@@ -57,6 +60,9 @@ export function createDriver(engine: Engine, { nowMs, onStep }: DriverDeps): Dri
       if (hanging || stopped || timer || immediate) return
       // Later, so that requests that arrive together share the first step.
       immediate = setImmediate(turn)
+    },
+    stretch: (wanted) => {
+      factor = wanted
     },
     hang: (wanted) => {
       if (hanging === wanted) return

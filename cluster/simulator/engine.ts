@@ -154,8 +154,11 @@ export class Engine {
     return this.#cache.clear()
   }
 
-  /** Begins a step and tells when it will end; undefined when there is nothing to do. A step must not be open. */
-  begin(nowMs: number): number | undefined {
+  /**
+   * Begins a step and tells when it will end; undefined when there is nothing to do. A step must not be open. `stretch`
+   * makes it last so many times as long.
+   */
+  begin(nowMs: number, stretch = 1): number | undefined {
     if (this.#step) throw new Error('a step is open already')
     if (this.#pause === 'all' || this.#sequences.size === 0) return undefined
     const scheduled: ScheduledSequence[] = []
@@ -209,7 +212,7 @@ export class Engine {
     if (scheduled.length === 0) return undefined
     const decodeSeqs = scheduled.filter(({ sequence }) => isDecoding(sequence)).length
     const prefillTokens = this.#config.maxNumBatchedTokens - budget - decodeSeqs
-    const endsAtMs = nowMs + stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)
+    const endsAtMs = nowMs + stretch * stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)
     this.#step = { scheduled, prefillTokens, decodeSeqs, endsAtMs }
     return endsAtMs
   }

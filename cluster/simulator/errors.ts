@@ -24,6 +24,23 @@ export const SCALE_OUT_DISABLED = openAiError(
 )
 /** What an engine's failure looks like to a client, before the first byte and after it. */
 export const ENGINE_FAILED = openAiError(500, 'InternalServerError', 'Internal server error')
+/** The same of an engine that will not work again. */
+export const ENGINE_DEAD = openAiError(
+  500,
+  'InternalServerError',
+  'EngineCore encountered an issue. See stack trace (above) for the root cause.',
+)
+/** A queue limit of the server was met; load balancers try another one. */
+export const QUEUE_FULL = openAiError(
+  503,
+  'Service Unavailable',
+  'The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.',
+)
+export const BACKLOG_FULL = openAiError(
+  503,
+  'Service Unavailable',
+  'The engine has reached its prefill token backlog limit. Please try again later or on a different instance.',
+)
 
 /** A refusal in the shape that all but FastAPI's and Starlette's own have. */
 export function openAiError(status: number, type: string, message: string, param: string | null = null): ApiError {
@@ -55,13 +72,13 @@ export function responseNotFound(id: string): ApiError {
 
 /** A refusal with any status, for tests of those who call an engine. */
 export function refusalWithStatus(status: number): ApiError {
+  if (status === QUEUE_FULL.status) return QUEUE_FULL
   const types: Readonly<Record<number, string>> = {
     400: 'BadRequestError',
     404: 'NotFoundError',
     429: 'RateLimitError',
     500: 'InternalServerError',
     501: 'NotImplementedError',
-    503: 'ServiceUnavailableError',
   }
   return openAiError(status, types[status] ?? 'InternalServerError', 'The engine refuses requests at the moment.')
 }

@@ -11,7 +11,7 @@ import {
   type StreamWriter,
   type UsageCounts,
 } from './answers.ts'
-import { anthropicError, ENGINE_FAILED } from './errors.ts'
+import { type ApiError, anthropicError, ENGINE_DEAD, ENGINE_FAILED } from './errors.ts'
 import { createGeneration, type GenerationDeps } from './generation.ts'
 import { createLogprobs } from './logprobs.ts'
 import { createMessageWriter, MESSAGE_FAILURE_EVENT, messageBody } from './message-answer.ts'
@@ -53,7 +53,7 @@ export function serveGeneration(
     failed: (how) => {
       if (how === 'died') cutOff(res)
       else if (isMessage) sendMessageFailure(res)
-      else sendFailure(res)
+      else sendFailure(res, how === 'dead' ? ENGINE_DEAD : ENGINE_FAILED)
     },
   })
   const { choices } = generation
@@ -125,10 +125,10 @@ export function beginEventStream(res: ServerResponse): void {
 }
 
 /** The end of an exchange that cannot go on, as vLLM tells it before the first byte and after it. */
-export function sendFailure(res: ServerResponse): void {
+export function sendFailure(res: ServerResponse, failure: ApiError = ENGINE_FAILED): void {
   if (res.writableEnded) return
-  if (res.headersSent) res.end(errorEvent(ENGINE_FAILED.body) + STREAM_END)
-  else sendJson(res, ENGINE_FAILED.status, ENGINE_FAILED.body)
+  if (res.headersSent) res.end(errorEvent(failure.body) + STREAM_END)
+  else sendJson(res, failure.status, failure.body)
 }
 
 /** The same for messages, whose streams end with the failure. */

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { type Random, seedOf } from '../../shared/random.ts'
 import type { Choice, UsageCounts } from './answers.ts'
-import type { Faults } from './faults.ts'
+import type { LivingFaults } from './faults.ts'
 import { createSpeech } from './generate.ts'
 import type { ToolParserCalls } from './metrics.ts'
 import type { Rank } from './rank.ts'
@@ -18,18 +18,20 @@ export type GenerationDeps = {
   /** Seeds the answers of requests that did not ask for a repeatable one. */
   readonly random: Random
   readonly nowMs: () => number
-  readonly faults: () => Faults
+  readonly faults: () => LivingFaults
   readonly promptTokensDetails: boolean
   readonly systemFingerprint: string
 }
+
+export type FailureKind = 'error' | 'dead' | 'died'
 
 /** What may become of a generation. After `done` or `failed` nothing more is told. */
 export type GenerationListener = {
   /** `last` when no choice has more to say; not `isToken` where a choice ends without one. */
   readonly token: (choice: Choice, text: string, last: boolean, isToken: boolean) => void
   readonly done: (usage: UsageCounts) => void
-  /** `error`: the engine failed. `died`: the pod did, and nobody is left to say so. */
-  readonly failed: (how: 'error' | 'died') => void
+  /** `error`: the engine failed; `dead`: for good. `died`: the pod did, and nobody is left to say so. */
+  readonly failed: (how: FailureKind) => void
 }
 
 export type Generation = {
@@ -67,15 +69,16 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     open = 0
   }
 
-  const fail = (how: 'error' | 'died') => {
+  const fail = (how: FailureKind) => {
     leave(how === 'died' ? 'abort' : 'error')
     to.failed(how)
   }
 
   /** Whether a fault ended the generation. */
   const meetsFault = (): boolean => {
-    const { dieAfterTokens, errorAfterTokens } = deps.faults()
-    if (dieAfterTokens !== undefined && tokens >= dieAfterTokens) fail('died')
+    const { dieAfterTokens, errorAfterTokens, engineDead } = deps.faults()
+    if (engineDead) fail('dead')
+    else if (dieAfterTokens !== undefined && tokens >= dieAfterTokens) fail('died')
     else if (errorAfterTokens !== undefined && tokens >= errorAfterTokens) fail('error')
     else return false
     return true
@@ -107,6 +110,7 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
   return {
     choices,
     start: () => {
+      if (deps.faults().engineDead) return fail('dead')
       for (const [index, sequence] of sequences.entries()) {
         const choice = choices[index] as Choice
         const rank = deps.place(request.rank)

@@ -18,6 +18,8 @@ export type KvPublisherOptions = {
   readonly nowSeconds: () => number
   /** Told of what went wrong in a socket. */
   readonly onFault: (error: unknown) => void
+  /** Whether whoever asks for events again is answered. */
+  readonly answersReplays: () => boolean
 }
 
 /** What `GET /kv_event_sources` says of one rank. */
@@ -32,12 +34,15 @@ export type KvEventSource = {
   readonly topic: string
 }
 
+/** What becomes of a batch that is published. */
+export type BatchFate = 'sent' | 'lost' | 'corrupt'
+
 export type KvPublisher = {
   readonly port: number
   readonly replayPort: number
   readonly source: KvEventSource
-  /** A batch that is `lost` is kept to be sent again, but not sent. */
-  readonly publish: (events: readonly BlockEvent[], lost: boolean) => void
+  /** Numbers a batch and keeps it to be sent again; what becomes of it on its way changes nothing of that. */
+  readonly publish: (events: readonly BlockEvent[], fate: BatchFate) => void
   readonly close: () => Promise<void>
 }
 
@@ -81,7 +86,7 @@ export async function startKvPublisher(options: KvPublisherOptions): Promise<KvP
   }
   const topic = Buffer.from(options.topic)
   const buffer = createReplayBuffer()
-  const replaying = serveReplays(router, topic, buffer, options.onFault)
+  const replaying = serveReplays(router, topic, buffer, options)
 
   return {
     ...ports,
@@ -96,10 +101,12 @@ export async function startKvPublisher(options: KvPublisherOptions): Promise<KvP
       max_queue_size: QUEUE_SIZE_MAX,
       topic: options.topic,
     },
-    publish: (events, lost) => {
+    publish: (events, fate) => {
       const payload = encodeBatch(options.nowSeconds(), events, options.batches)
       const sequence = buffer.add(payload)
-      if (!lost) publisher.send([topic, sequenceBytes(sequence), payload]).catch(options.onFault)
+      if (fate === 'lost') return
+      const sent = fate === 'corrupt' ? corrupt(payload, sequence) : payload
+      publisher.send([topic, sequenceBytes(sequence), sent]).catch(options.onFault)
     },
     close: async () => {
       close()
@@ -113,11 +120,11 @@ async function serveReplays(
   router: Router,
   topic: Buffer,
   buffer: ReplayBuffer,
-  onFault: (error: unknown) => void,
+  { onFault, answersReplays }: Pick<KvPublisherOptions, 'onFault' | 'answersReplays'>,
 ): Promise<void> {
   for await (const frames of router) {
     const [client, , first] = frames
-    if (frames.length !== 3 || !client || !first) continue
+    if (frames.length !== 3 || !client || !first || !answersReplays()) continue
     try {
       for (const { sequence, payload } of buffer.from(BigInt(`0x0${first.toString('hex')}`))) {
         await router.send([client, EMPTY, topic, sequenceBytes(sequence), payload])
@@ -126,6 +133,22 @@ async function serveReplays(
     } catch (error) {
       if (!router.closed) onFault(error)
     }
+  }
+}
+
+/** A payload that was damaged on its way, in a manner that follows from its number: cut, altered or no batch at all. */
+function corrupt(payload: Buffer, sequence: number): Buffer {
+  const middle = Math.floor(payload.length / 2)
+  switch (sequence % 3) {
+    case 0:
+      return payload.subarray(0, middle)
+    case 1: {
+      const altered = Buffer.from(payload)
+      altered[middle] = (altered[middle] as number) ^ 0xff
+      return altered
+    }
+    default:
+      return Buffer.from([0xc1, ...payload.subarray(1)])
   }
 }
 

@@ -2,7 +2,7 @@
 // A pod without data parallelism has one.
 import { createDriver, type Driver } from './driver.ts'
 import { Engine, type EngineConfig } from './engine.ts'
-import type { KvPublisher } from './kv-publisher.ts'
+import type { BatchFate, KvPublisher } from './kv-publisher.ts'
 import { RankMetrics } from './metrics.ts'
 import type { Emission, FinishedSequence } from './sequence.ts'
 import type { PauseMode } from './sleep.ts'
@@ -28,8 +28,8 @@ export type Rank = {
 
 export type RankDeps = {
   readonly nowMs: () => number
-  /** Whether the batch of a step gets a number but is not sent. */
-  readonly losesEvents: () => boolean
+  /** What becomes of the next batch of events. */
+  readonly fateOfEvents: () => BatchFate
 }
 
 export function createRank(index: number, config: EngineConfig, maxModelLen: number, deps: RankDeps): Rank {
@@ -43,7 +43,7 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
     nowMs,
     onStep: (result) => {
       metrics.recordStep(result)
-      if (result.blockEvents.length > 0) publisher?.publish(result.blockEvents, deps.losesEvents())
+      if (result.blockEvents.length > 0) publisher?.publish(result.blockEvents, deps.fateOfEvents())
       for (const emission of result.emissions) listeners.get(emission.id)?.(emission)
       if (idleWaiters.length > 0 && engine.snapshot().running === 0) for (const go of idleWaiters.splice(0)) go()
     },

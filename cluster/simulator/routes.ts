@@ -18,7 +18,7 @@ import {
   UNAUTHORIZED,
 } from './errors.ts'
 import { sendJson, serveGeneration } from './exchange.ts'
-import type { Faults } from './faults.ts'
+import type { LivingFaults } from './faults.ts'
 import type { GenerationDeps } from './generation.ts'
 import { parseMessage, parseMessageCount } from './message-request.ts'
 import type { Runner, Settings } from './options.ts'
@@ -46,9 +46,11 @@ export type Pod = {
   readonly sleep: Sleep
   /** The page of all ranks; without their families as a vLLM with its statistics switched off. */
   readonly metricsPage: (withEngine: boolean) => string
+  /** A page of before that is still told, where that is set. */
+  readonly stalePage: () => string | undefined
   /** Requests that are being served, where it is told (`--enable-server-load-tracking`). */
   readonly serverLoad: () => number
-  readonly faults: () => Faults
+  readonly faults: () => LivingFaults
   readonly startedAtMs: number
 }
 
@@ -61,7 +63,7 @@ type Routes = Readonly<Record<string, Partial<Record<Method, Handler>>>>
 
 /** Of every pod. */
 const ROUTES: Routes = {
-  '/health': { GET: answerEmpty },
+  '/health': { GET: answerHealth },
   '/ping': { GET: answerEmpty, POST: answerEmpty },
   '/version': { GET: (_pod, _req, res) => sendJson(res, 200, { version: VLLM_VERSION }) },
   '/load': { GET: ({ serverLoad }, _req, res) => sendJson(res, 200, { server_load: serverLoad() }) },
@@ -167,6 +169,12 @@ function answerEmpty(_pod: Pod, _req: IncomingMessage, res: ServerResponse): voi
   res.end()
 }
 
+/** Of the engine's life, not of its progress: one that hangs is healthy. */
+function answerHealth({ faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  res.writeHead(faults().engineDead ? 503 : 200, { 'content-length': 0 })
+  res.end()
+}
+
 function answerKvEventSources({ ranks }: Pod, _req: IncomingMessage, res: ServerResponse): void {
   sendJson(
     res,
@@ -190,8 +198,8 @@ function changeAdapters(change: (text: string) => Change, req: IncomingMessage, 
   })
 }
 
-function answerMetrics({ metricsPage, faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
-  const page = Buffer.from(metricsPage(!faults().noMetrics))
+function answerMetrics({ metricsPage, stalePage, faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  const page = Buffer.from(stalePage() ?? metricsPage(!faults().noMetrics))
   res.writeHead(200, { 'content-length': page.length, 'content-type': METRICS_CONTENT_TYPE })
   res.end(page)
 }

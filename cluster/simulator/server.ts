@@ -7,7 +7,7 @@ import { createRandom } from '../../shared/random.ts'
 import { listen } from '../listen.ts'
 import { createAdapters } from './adapters.ts'
 import type { EngineConfig, EngineSnapshot } from './engine.ts'
-import type { Faults } from './faults.ts'
+import type { LivingFaults } from './faults.ts'
 import { type Generation, type GenerationDeps, reportFault } from './generation.ts'
 import { startKvPublisher } from './kv-publisher.ts'
 import { createLoraUses } from './lora-uses.ts'
@@ -23,7 +23,7 @@ import { createSleep } from './sleep.ts'
 import { GPUS } from './timing.ts'
 import { createBuiltInTokenizer } from './tokenizer.ts'
 
-export type { Faults } from './faults.ts'
+export type { LivingFaults } from './faults.ts'
 export type { SimulatorOptions } from './options.ts'
 
 export type SimulatorStats = {
@@ -49,7 +49,7 @@ export type Simulator = {
   readonly kvEvents: { readonly port: number; readonly replayPort: number } | undefined
   readonly faults: {
     /** Replaces all faults; `{}` heals the pod. */
-    readonly set: (faults: Faults) => void
+    readonly set: (faults: LivingFaults) => void
   }
   readonly stats: () => SimulatorStats
   /** Aborts what is in flight and closes every connection. */
@@ -67,11 +67,19 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
   const nowMs = () => performance.now()
   const startedAtMs = Date.now()
   const blocks = Math.floor(settings.kvCacheTokens / blockSize)
-  let faults: Faults = {}
+  let faults: LivingFaults = {}
+  let stalePage: string | undefined
+  const chance = createRandom(seed)
   const ranks = Array.from({ length: settings.dataParallelSize }, (_, index) =>
     createRank(index, engineConfigOf(settings, blocks), maxModelLen, {
       nowMs,
-      losesEvents: () => faults.loseKvEvents === true,
+      fateOfEvents: () => {
+        // Both shares are of all batches.
+        const { dropEventsShare: drop = 0, corruptEventsShare: corrupt = 0 } = faults
+        if (drop === 0 && corrupt === 0) return 'sent'
+        const at = chance()
+        return at < drop ? 'lost' : at < drop + corrupt ? 'corrupt' : 'sent'
+      },
     }),
   )
   const sleep = createSleep(ranks)
@@ -107,6 +115,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
       const lora = loraUses(snapshots.map(({ snapshot }) => snapshot))
       return metricsPage({ config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, lora }, withEngine)
     },
+    stalePage: () => stalePage,
     serverLoad: () => serverLoad,
     faults: () => faults,
     startedAtMs,
@@ -123,6 +132,9 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
   const server = tls
     ? createHttpsServer({ ...serverOptions, ...tls }, onRequest)
     : createHttpServer(serverOptions, onRequest)
+  server.on('connection', (socket) => {
+    if (faults.resetConnections) socket.resetAndDestroy()
+  })
   const port = await listen(server, host, settings.port, 'the simulated pod', portFlag)
   const authority = `${host.includes(':') ? `[${host}]` : host}:${port}`
   const close = async () => {
@@ -136,7 +148,8 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     // No step before there is somewhere to tell of it.
     for (const { driver } of ranks) driver.hang(true)
     try {
-      await publishFrom(ranks, settings, (server.address() as AddressInfo).address, `kv@${authority}@${models[0]}`)
+      const { address } = server.address() as AddressInfo
+      await publishFrom(ranks, settings, address, `kv@${authority}@${models[0]}`, () => !faults.noReplay)
     } catch (error) {
       await close()
       throw error
@@ -153,7 +166,12 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     faults: {
       set: (wanted) => {
         faults = wanted
-        for (const { driver } of ranks) driver.hang(wanted.hang === true)
+        if (!wanted.staleMetrics) stalePage = undefined
+        else stalePage ??= pod.metricsPage(!wanted.noMetrics)
+        for (const { driver } of ranks) {
+          driver.stretch(wanted.slowFactor ?? 1)
+          driver.hang(wanted.hang === true)
+        }
       },
     },
     stats: () => statsOf(ranks),
@@ -177,7 +195,13 @@ function engineConfigOf(settings: Settings, blocks: number): EngineConfig {
 }
 
 /** As vLLM does, each rank's ports are the first one's and its number more. */
-async function publishFrom(ranks: readonly Rank[], settings: Settings, host: string, topic: string): Promise<void> {
+async function publishFrom(
+  ranks: readonly Rank[],
+  settings: Settings,
+  host: string,
+  topic: string,
+  answersReplays: () => boolean,
+): Promise<void> {
   for (const rank of ranks) {
     const portOf = (first: number) => (first === 0 ? 0 : first + rank.index)
     rank.publishTo(
@@ -194,6 +218,7 @@ async function publishFrom(ranks: readonly Rank[], settings: Settings, host: str
         },
         nowSeconds: () => Date.now() / 1000,
         onFault: reportFault,
+        answersReplays,
       }),
     )
   }

@@ -142,14 +142,14 @@ describe('a pod’s KV events', () => {
     const pod = await startPod(OPTIONS)
     const next = await subscribe(pod)
     const batches: Batch[] = []
-    for (const [first, loseKvEvents] of [
+    for (const [first, isLost] of [
       [1, false],
       [11, true],
       [21, false],
     ] as const) {
-      pod.faults.set({ loseKvEvents })
+      pod.faults.set(isLost ? { dropEventsShare: 1 } : {})
       await say(pod, [first, first + 1, first + 2, first + 3])
-      if (!loseKvEvents) batches.push(await next())
+      if (!isLost) batches.push(await next())
     }
     const [before, after] = batches.map(({ sequence }) => Number(`0x${sequence}`))
     expect(after).toBe((before ?? 0) + 2)
