@@ -1,13 +1,12 @@
 // The configuration file: its settings and their defaults, read from YAML that may stand inside a ConfigMap. Every error
 // names the line and what was expected there.
 import * as v from 'valibot'
-import { type Document, isNode, isScalar, LineCounter, parseDocument, visit } from 'yaml'
 import { KEEP, TTL_SECONDS_DEFAULT, TTL_SECONDS_MAX } from '../shared/cache/policy.ts'
 import { redisUrlFault } from './cache/redis-url.ts'
 import { endpointIdOf } from './endpoints/endpoint.ts'
 import { isEventsAddress } from './kv/sources.ts'
 import { FILTERS, PICKERS, SCORERS } from './scheduling/profile.ts'
-import { UserError } from './user-error.ts'
+import { parseSettings } from './yaml-settings.ts'
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 
@@ -149,83 +148,11 @@ export type ConfigFile = v.InferOutput<typeof ConfigFile>
  * it in errors. Throws UserError.
  */
 export function parseConfigText(text: string, file: string): ConfigFile {
-  return parseSettings(text, file, 0)
-}
-
-/** @param linesBefore of the file, above this text. */
-function parseSettings(text: string, file: string, linesBefore: number): ConfigFile {
-  const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines })
-  const at = (line: number | undefined): string => `${file}:${(line ?? 1) + linesBefore}`
-  const lineOf = (node: unknown): number | undefined => {
-    const offset = isNode(node) ? node.range?.[0] : undefined
-    return offset === undefined ? undefined : lines.linePos(offset).line
-  }
-  const [syntaxError] = document.errors
-  if (syntaxError) {
-    const what = firstLine(syntaxError.message).replace(/ at line \d+, column \d+:$/, '')
-    throw new UserError(`${at(syntaxError.linePos?.[0].line)}: ${what}`)
-  }
-  let content: unknown
-  try {
-    content = document.toJS() ?? {}
-  } catch (error) {
-    throw new UserError(`${at(lineOf(unresolvedAlias(document)))}: ${firstLine((error as Error).message)}`)
-  }
-  if (Array.isArray(content) || typeof content !== 'object') {
-    throw new UserError(`${at(1)}: the file: expected settings by name, like \`port: 8000\``)
-  }
-  if (linesBefore === 0 && (content as { kind?: unknown }).kind === 'ConfigMap') {
-    const inner = document.getIn(['data', CONFIG_MAP_KEY], true)
-    const innerText: unknown = isScalar(inner) ? inner.value : undefined
-    if (typeof innerText !== 'string') {
-      throw new UserError(`${at(1)}: this ConfigMap has no \`${CONFIG_MAP_KEY}\` under data`)
-    }
-    // The text of a block scalar begins on the line after its `|`.
-    return parseSettings(innerText, file, lineOf(inner) ?? 0)
-  }
-  const parsed = v.safeParse(ConfigFile, content)
-  if (parsed.success) return parsed.output
-  const [issue] = parsed.issues
-  const path = (issue.path ?? []).map((step) => step.key as string | number)
-  // An unknown key has no value to point at: the object that holds it has.
-  const node = document.getIn(path, true) ?? document.getIn(path.slice(0, -1), true)
-  throw new UserError(`${at(lineOf(node))}: ${pathInWords(path)}: ${expectation(issue)}`)
-}
-
-/** Parsing lets it pass: only a use of it fails. */
-function unresolvedAlias(document: Document): unknown {
-  let found: unknown
-  visit(document, {
-    Alias(_, alias) {
-      if (alias.resolve(document) !== undefined) return undefined
-      found = alias
-      return visit.BREAK
-    },
-  })
-  return found
+  return parseSettings(ConfigFile, text, file, CONFIG_MAP_KEY).settings
 }
 
 /** As the guide's ConfigMap names it. */
 const CONFIG_MAP_KEY = 'config.yaml'
-
-function expectation(issue: v.BaseIssue<unknown>): string {
-  if (issue.type === 'check' || issue.type === 'raw_check') return issue.message
-  if (issue.type === 'strict_object' && issue.expected === 'never') return 'there is no such setting'
-  if (issue.type === 'strict_object' && issue.received === 'undefined') return 'is missing'
-  const expected = (issue.expected ?? issue.message).replaceAll(/[()"]/g, '').replaceAll(' | ', ', ')
-  return `expected ${issue.type === 'picklist' ? `one of ${expected}` : expected}, got ${withoutCredentials(issue.received)}`
-}
-
-/** An URL may hold a password; the message goes to logs. */
-function withoutCredentials(received: string): string {
-  return received.replace(/:\/\/.*(?="$)/s, '://…')
-}
-
-function pathInWords(path: readonly (string | number)[]): string {
-  if (path.length === 0) return 'the file'
-  return path.map((step, depth) => (typeof step === 'number' ? `[${step}]` : depth === 0 ? step : `.${step}`)).join('')
-}
 
 /** Undefined for anything but scheme and authority. */
 export function originOf(text: string): URL | undefined {
@@ -233,8 +160,4 @@ export function originOf(text: string): URL | undefined {
   const url = new URL(text)
   const bare = url.pathname === '/' && url.search === '' && url.hash === '' && url.username === ''
   return bare && (url.protocol === 'http:' || url.protocol === 'https:') ? url : undefined
-}
-
-function firstLine(text: string): string {
-  return text.split('\n')[0] ?? text
 }

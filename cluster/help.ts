@@ -1,7 +1,8 @@
 // The commands of the program, as they describe themselves: what --help prints, and which flags they take.
 import { ADMIN_PORT_DEFAULT } from './config.ts'
 import type { Flag } from './flags.ts'
-import { GPU_NAMES } from './simulator/timing.ts'
+import { describeFaults } from './simulator/faults.ts'
+import { faultFlags, PRESETS_MORE, presetFlag, SIMULATOR_FLAGS, SIMULATOR_MORE } from './simulator-command.ts'
 
 export type CommandHelp = {
   readonly summary: string
@@ -53,7 +54,8 @@ export const HELP = {
       'admin-port': { type: 'string', value: 'N', help: "port of the router's admin door (default 8081)" },
       'pod-port': { type: 'string', value: 'N', help: 'port of the first simulated pod (default 8101; 0: any)' },
       model: { type: 'string', value: 'NAME', help: 'model that the simulated pods serve (default sim-8b)' },
-      gpu: { type: 'string', value: 'NAME', help: `what they are like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
+      preset: presetFlag,
+      ...faultFlags,
       speed: {
         type: 'string',
         value: 'X',
@@ -61,6 +63,7 @@ export const HELP = {
       },
       redis: redisFlag,
     },
+    more: `${PRESETS_MORE}\n\nFaults:\n${describeFaults()}`,
   },
   router: {
     summary: 'places each request on an engine and streams the answer back',
@@ -113,31 +116,10 @@ export const HELP = {
   },
   simulator: {
     summary: 'a vLLM look-alike for machines without GPUs',
-    usage: 'simulator [--port N] [--model NAME …]',
-    flags: {
-      ...listenFlags,
-      model: {
-        type: 'string',
-        multiple: true,
-        value: 'NAME',
-        help: 'a served model name (default sim-8b); may repeat',
-      },
-      'max-model-len': { type: 'string', value: 'N', help: 'context length in tokens (default 32768)' },
-      'max-num-seqs': { type: 'string', value: 'N', help: 'sequences in a step (default 256)' },
-      'max-num-batched-tokens': { type: 'string', value: 'N', help: 'tokens in a step (default 8192)' },
-      'kv-cache-tokens': { type: 'string', value: 'N', help: 'size of the KV cache' },
-      'block-size': { type: 'string', value: 'N', help: 'tokens of a KV block (default 16)' },
-      'api-key': { type: 'string', value: 'KEY', help: 'required from callers of /v1, as with vllm serve' },
-      tokenizer: { type: 'string', value: 'DIR', help: 'directory with tokenizer.json and tokenizer_config.json' },
-      gpu: { type: 'string', value: 'NAME', help: `what it is like: ${GPU_NAMES.join(', ')} (default h100-8b)` },
-      speed: { type: 'string', value: 'X', help: 'X times as fast as the modelled GPU (default 1; 0: no waiting)' },
-      seed: { type: 'string', value: 'N', help: 'seed of what it says (default 0)' },
-      'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
-      'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
-      'responses-store': { type: 'boolean', help: 'keeps the answers of /v1/responses' },
-      runner: { type: 'string', value: 'NAME', help: 'generate, or pooling: serves embeddings (default generate)' },
-    },
-    more: 'Environment: PYTHONHASHSEED                  goes into the hashes of KV blocks, as in vLLM\n             VLLM_ENABLE_RESPONSES_API_STORE  1: as --responses-store',
+    usage: 'simulator [--port N] [--preset NAME] [--model NAME …]',
+    flags: { ...listenFlags, ...SIMULATOR_FLAGS },
+    more: SIMULATOR_MORE,
+    positionals: true,
   },
   why: {
     summary: 'one routing decision, in words',

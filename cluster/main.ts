@@ -4,12 +4,11 @@ import { loadRouterConfig } from './config.ts'
 import { LOG_LEVELS } from './config-file.ts'
 import { choice, describeFlags, type FlagValues, isOn, number, parseFlags, port, text, texts } from './flags.ts'
 import { ADMIN_URL, type CommandHelp, HELP } from './help.ts'
-import { RUNNERS } from './simulator/options.ts'
-import { GPU_NAMES } from './simulator/timing.ts'
+import { faultsOfFlags } from './simulator/faults.ts'
+import { PODS_MAX, presetOf } from './simulator-command.ts'
 import { UserError } from './user-error.ts'
 
 const PODS_DEFAULT = 3
-const PODS_MAX = 200
 
 type Run = (values: FlagValues, positionals: readonly string[]) => Promise<void>
 
@@ -38,7 +37,9 @@ async function runUp(values: FlagValues): Promise<void> {
       engines,
       configFile: text(values, 'config'),
       model: text(values, 'model') ?? 'sim-8b',
-      gpu: choice(values, 'gpu', GPU_NAMES) ?? 'h100-8b',
+      preset: presetOf(values),
+      faults: faultsOfFlags(texts(values, 'fault')),
+      faultPort: port(values, 'fault-port'),
       speed: number(values, 'speed', 0, 1_000, false) ?? 1,
       redis: text(values, 'redis') ?? process.env.REDIS_URL,
       cacheEnabled: process.env.CACHE_ENABLED,
@@ -129,38 +130,9 @@ async function runLoadMonitor(values: FlagValues): Promise<void> {
   log.info('ended')
 }
 
-async function runSimulator(values: FlagValues): Promise<void> {
-  const { startSimulator } = await import('./simulator/server.ts')
-  const models = texts(values, 'model')
-  const given = {
-    maxModelLen: number(values, 'max-model-len', 1, 100_000_000),
-    maxNumSeqs: number(values, 'max-num-seqs', 1, 1_000_000),
-    maxNumBatchedTokens: number(values, 'max-num-batched-tokens', 1, 100_000_000),
-    kvCacheTokens: number(values, 'kv-cache-tokens', 1, 1e12),
-    blockSize: number(values, 'block-size', 1, 65_536),
-    apiKey: text(values, 'api-key'),
-    tokenizerDir: text(values, 'tokenizer'),
-    speed: number(values, 'speed', 0, 1_000, false),
-    seed: number(values, 'seed', 0, 2 ** 32 - 1),
-    gpu: choice(values, 'gpu', GPU_NAMES),
-    kvEventsPort: text(values, 'kv-events-port') === 'off' ? 'off' : port(values, 'kv-events-port'),
-    kvReplayPort: port(values, 'kv-replay-port'),
-    responsesStore: isOn(values, 'responses-store') || Number(process.env.VLLM_ENABLE_RESPONSES_API_STORE ?? 0) !== 0,
-    runner: choice(values, 'runner', RUNNERS),
-    hashSeed: process.env.PYTHONHASHSEED,
-    models: models.length > 0 ? models : undefined,
-  }
-  const options = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
-  const simulator = await startSimulator({
-    ...options,
-    host: text(values, 'host') ?? podIp() ?? '127.0.0.1',
-    port: port(values, 'port') ?? 8000,
-  })
-  const { kvEvents } = simulator
-  const events = kvEvents ? ` with KV events on port ${kvEvents.port} and their replay on ${kvEvents.replayPort}` : ''
-  process.stdout.write(`simulated vLLM listens on ${simulator.url}${events}\n`)
-  await stopSignal()
-  await simulator.close()
+async function runSimulator(values: FlagValues, positionals: readonly string[]): Promise<void> {
+  const { runSimulator: run } = await import('./simulator-command.ts')
+  await run(values, positionals, { env: process.env, podIp: podIp(), stopped: stopSignal })
 }
 
 async function runWhy(values: FlagValues, [id]: readonly string[]): Promise<void> {

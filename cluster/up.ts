@@ -6,7 +6,10 @@ import { startEdge } from './edge-process.ts'
 import { localSecrets, STATE_DIR, storeLocalKey } from './keys.ts'
 import { createLog } from './log.ts'
 import { startRouter } from './router.ts'
-import type { GpuName } from './simulator/timing.ts'
+import type { FaultDoor } from './simulator/fault-door.ts'
+import type { Faults } from './simulator/faults.ts'
+import type { SimulatedPod } from './simulator/pods.ts'
+import type { Preset } from './simulator/preset.ts'
 import { UserError } from './user-error.ts'
 
 export type UpOptions = {
@@ -19,7 +22,10 @@ export type UpOptions = {
   readonly engines: readonly string[]
   readonly configFile: string | undefined
   readonly model: string
-  readonly gpu: GpuName
+  readonly preset: Preset
+  /** Of the simulated pods from the start on, and where more can be set. */
+  readonly faults: Faults
+  readonly faultPort: number | undefined
   readonly speed: number
   /** For the router's response cache, see RouterOverrides. */
   readonly redis: string | undefined
@@ -59,7 +65,8 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   rmSync(logDir, { recursive: true, force: true })
   mkdirSync(logDir, { recursive: true })
 
-  const pods = await startPods(options, stops)
+  const pods = await startSimulated(options, stops)
+  const door = pods.length > 0 ? await openDoor(pods, options, stops) : undefined
   const over = {
     host: '127.0.0.1',
     port: routerPort,
@@ -98,6 +105,7 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
       origin,
       pods.length > 0 ? `simulated vLLM, model ${options.model}` : 'vLLM',
     ]),
+    ...(door ? [['faults', door.url, 'makes pods fail: GET / says how; no key']] : []),
     ['key', secrets.demoKey, `tenant ${DEMO_TENANT}`],
     ['logs', relative(process.cwd(), logDir), ''],
   ] as const
@@ -113,23 +121,25 @@ async function start(options: UpOptions, stops: (() => Promise<void>)[]): Promis
   print(`Why did it go there?  npm run -s warmpath -- why${admin}\nCtrl-C stops everything.\n`)
 }
 
-async function startPods(
-  { engines, configFile, pods, podPort, model, gpu, speed }: UpOptions,
-  stops: (() => Promise<void>)[],
-): Promise<readonly { readonly url: string }[]> {
+async function startSimulated(options: UpOptions, stops: (() => Promise<void>)[]): Promise<readonly SimulatedPod[]> {
+  const { engines, configFile, pods: count, podPort, model, preset, speed, faults } = options
   if (engines.length > 0 || (configFile !== undefined && hasEndpoints(configFile))) return []
-  const { startSimulator } = await import('./simulator/server.ts')
-  const started: { readonly url: string }[] = []
-  for (let index = 0; index < pods; index++) {
-    const port = podPort === 0 ? 0 : podPort + index
-    const pod = await startSimulator(
-      { port, models: [model], gpu, speed, seed: index + 1, responsesStore: true },
-      '--pod-port',
-    )
-    stops.push(pod.close)
-    started.push(pod)
-  }
-  return started
+  const { startPods } = await import('./simulator/pods.ts')
+  const pod = { port: podPort, models: [model], preset, speed, seed: 1, responsesStore: true }
+  const pods = await startPods(count, pod, faults, (error) => options.onFailure((error as Error).message), '--pod-port')
+  stops.push(...pods.map(({ close }) => close))
+  return pods
+}
+
+async function openDoor(
+  pods: readonly SimulatedPod[],
+  { faultPort }: UpOptions,
+  stops: (() => Promise<void>)[],
+): Promise<FaultDoor> {
+  const { openFaultDoor } = await import('./simulator/fault-door.ts')
+  const door = await openFaultDoor(pods, faultPort ?? 0)
+  stops.push(door.close)
+  return door
 }
 
 function hasEndpoints(configFile: string): boolean {

@@ -8,6 +8,9 @@ import type { Lora } from './sequence.ts'
 /** Each stands in every answer of /v1/models. vLLM has no limit of its own. */
 export const ADAPTERS_MAX = 1_000
 
+/** Paths that vLLM shows to nobody (`serve/exception_handling/utils.py`). */
+const PRIVATE_PATH = /\/(?:home|usr|opt|var|tmp|root|lib|mnt|srv)(?:\/[\w.-]+)+/g
+
 /** A change that was made, in words, or why it was not. */
 export type Change = string | ApiError
 
@@ -34,11 +37,7 @@ export function createAdapters({ models, enabled }: AdaptersConfig, initial: rea
   const adapters = new Map<string, Lora>()
   let lastId = 0
 
-  const put = (name: string, path: string) => {
-    const id = adapters.get(name)?.id ?? ++lastId
-    adapters.set(name, { id, name, path })
-  }
-  for (const { name, path } of initial) put(name, path)
+  for (const { name, path } of initial) adapters.set(name, { id: ++lastId, name, path })
 
   return {
     list: () => [...adapters.values()],
@@ -57,13 +56,16 @@ export function createAdapters({ models, enabled }: AdaptersConfig, initial: rea
       }
       if (!enabled)
         return openAiError(500, 'InternalServerError', 'LoRA is not enabled. Use --enable-lora to enable LoRA.')
+      // A new name takes a number whatever comes of it; one that is loaded keeps its own.
+      const id = adapters.get(name)?.id ?? ++lastId
       if (isMissing(path)) {
-        return openAiError(404, 'NotFoundError', `Loading lora ${name} failed: No adapter found for ${path}`)
+        const where = path.replace(PRIVATE_PATH, '<path>')
+        return openAiError(404, 'NotFoundError', `Loading lora ${name} failed: No adapter found for ${where}`)
       }
       if (!adapters.has(name) && adapters.size >= ADAPTERS_MAX) {
         return wrongInput(`A simulated pod holds at most ${ADAPTERS_MAX} adapters: unload one first.`)
       }
-      put(name, path)
+      adapters.set(name, { id, name, path })
       return `Success: LoRA adapter '${name}' added successfully.`
     },
     unload: (text) => {

@@ -44,9 +44,8 @@ export type EngineSnapshot = {
   readonly waiting: number
   /** Those of the waiting that were passed over for another reason than room. */
   readonly deferred: number
-  /** Names of adapters that requests use. */
+  /** Names of adapters whose requests have got a token and not their last. */
   readonly runningLoras: readonly string[]
-  readonly waitingLoras: readonly string[]
   /** Blocks that running sequences hold. */
   readonly usedBlocks: number
   /** Blocks that the prefix cache can find, held or not. */
@@ -249,7 +248,6 @@ export class Engine {
       waiting: this.#waiting.length,
       deferred: this.#waiting.reduce((count, { isDeferred }) => count + (isDeferred ? 1 : 0), 0),
       runningLoras: loraNames(this.#running),
-      waitingLoras: loraNames(this.#waiting),
       usedBlocks: this.#cache.usedBlocks,
       cachedBlocks: this.#cache.cachedBlocks,
       blocks: this.#config.blocks,
@@ -354,7 +352,9 @@ function compareUrgency(a: Sequence, b: Sequence): number {
 
 function loraNames(sequences: readonly Sequence[]): readonly string[] {
   const names = new Set<string>()
-  for (const { request } of sequences) if (request.lora) names.add(request.lora.name)
+  for (const { request, firstTokenAtMs } of sequences) {
+    if (request.lora && firstTokenAtMs !== undefined) names.add(request.lora.name)
+  }
   return [...names]
 }
 

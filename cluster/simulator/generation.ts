@@ -18,6 +18,8 @@ export type GenerationDeps = {
   /** Seeds the answers of requests that did not ask for a repeatable one. */
   readonly random: Random
   readonly nowMs: () => number
+  /** What passes before a request of so many prompt tokens reaches the engine. */
+  readonly delayMs: (promptTokens: number) => number
   readonly faults: () => LivingFaults
   readonly promptTokensDetails: boolean
   readonly systemFingerprint: string
@@ -54,10 +56,12 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
   /** Where each sequence is; those that have not started are nowhere. */
   const ranks = new Map<string, Rank>()
   let open = choices.length
+  let timer: NodeJS.Timeout | undefined
   let tokens = 0
   let caching: PromptCaching | undefined
 
   const leave = (reason: 'abort' | 'error') => {
+    clearTimeout(timer)
     for (const [id, { engine, listeners, metrics }] of ranks) {
       listeners.delete(id)
       const finished = engine.abort(id, deps.nowMs(), reason)
@@ -110,32 +114,39 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
   return {
     choices,
     start: () => {
-      if (deps.faults().engineDead) return fail('dead')
-      for (const [index, sequence] of sequences.entries()) {
-        const choice = choices[index] as Choice
-        const rank = deps.place(request.rank)
-        ranks.set(sequence.id, rank)
-        rank.listeners.set(sequence.id, (emission) => {
-          try {
-            hear(choice, rank, emission)
-          } catch (error) {
-            // Everyone else's tokens of this step are still to be told.
-            reportFault(error)
-            fail('error')
-          }
-        })
-        try {
-          rank.engine.add(sequence, deps.nowMs())
-        } catch (error) {
-          leave('error')
-          throw error
-        }
-        rank.driver.wake()
-      }
+      const promptTokens = request.prompts.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0)
+      const delayMs = deps.delayMs(promptTokens)
+      if (delayMs > 0) timer = setTimeout(begin, delayMs)
+      else begin()
     },
     stop: () => {
       if (open > 0) leave('abort')
     },
+  }
+
+  function begin(): void {
+    if (deps.faults().engineDead) return fail('dead')
+    for (const [index, sequence] of sequences.entries()) {
+      const choice = choices[index] as Choice
+      const rank = deps.place(request.rank)
+      ranks.set(sequence.id, rank)
+      rank.listeners.set(sequence.id, (emission) => {
+        try {
+          hear(choice, rank, emission)
+        } catch (error) {
+          // Everyone else's tokens of this step are still to be told.
+          reportFault(error)
+          fail('error')
+        }
+      })
+      try {
+        rank.engine.add(sequence, deps.nowMs())
+      } catch (error) {
+        leave('error')
+        throw error
+      }
+      rank.driver.wake()
+    }
   }
 }
 

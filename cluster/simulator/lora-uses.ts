@@ -14,10 +14,12 @@ export function createLoraUses(
   const uses = new Map<string, LoraUse>()
   return (snapshots) => {
     if (maxLoras === 0) return []
-    for (const { runningLoras: running, waitingLoras: waiting } of snapshots) {
-      const key = JSON.stringify([running, waiting])
+    for (const { runningLoras: running, steps } of snapshots) {
+      if (steps === 0) continue
+      const key = running.join(',')
       uses.delete(key)
-      uses.set(key, { maxLoras, running, waiting, atSeconds: nowSeconds() })
+      // The front end counts in both lists whoever has got a token: `LoRARequestStates` keeps names whose count is 0.
+      uses.set(key, { maxLoras, running, waiting: running, atSeconds: nowSeconds() })
     }
     for (const oldest of uses.keys()) {
       if (uses.size <= USES_MAX) break

@@ -6,7 +6,7 @@ import { type AdapterSource, isMissing } from './adapters.ts'
 import { HASH_SEED_DEFAULT } from './block-hash.ts'
 import { SCHEDULING_POLICIES } from './engine.ts'
 import { EVENT_FORMS, EVENT_HASHES } from './kv-events.ts'
-import { GPU_NAMES, GPUS, type GpuName } from './timing.ts'
+import { PRESET_DEFAULT, type Preset, presetNamed } from './preset.ts'
 
 export type SimulatorOptions = {
   readonly host?: string
@@ -14,13 +14,11 @@ export type SimulatorOptions = {
   readonly port?: number
   /** Served model names; the first one labels the metrics. */
   readonly models?: readonly string[]
-  /** Default 32768, or less where the KV cache is smaller. */
+  /** What steps' times and the KV cache are like, and the default of what follows: see preset.ts. */
+  readonly preset?: Preset
   readonly maxModelLen?: number
   readonly maxNumSeqs?: number
   readonly maxNumBatchedTokens?: number
-  /** What the steps' times and the KV cache's size are like; default h100-8b. */
-  readonly gpu?: GpuName
-  /** Default: as much as the GPU has left. */
   readonly kvCacheTokens?: number
   /** Tokens of a KV block. */
   readonly blockSize?: number
@@ -67,20 +65,18 @@ export type Runner = (typeof RUNNERS)[number]
 export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>> &
   Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
 
-const MAX_MODEL_LEN_DEFAULT = 32_768
 /** More would not fit beside each other's ports. */
 const DATA_PARALLEL_SIZE_MAX = 64
 
 /** The options with their defaults. Throws a UserError that names the setting and the fix. */
 export function settleOptions(options: SimulatorOptions): Settings {
   const { tokenizerDir, apiKey, tls } = options
-  const gpu = options.gpu ?? 'h100-8b'
+  const preset = options.preset ?? presetNamed(PRESET_DEFAULT)
   const runner = oneOf('runner', options.runner ?? 'generate', RUNNERS)
-  oneOf('gpu', gpu, GPU_NAMES)
-  const blockSize = whole('blockSize', options.blockSize ?? 16, 1)
-  const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? GPUS[gpu].kvCacheTokens, blockSize)
+  const blockSize = whole('blockSize', options.blockSize ?? preset.blockSize, 1)
+  const kvCacheTokens = whole('kvCacheTokens', options.kvCacheTokens ?? preset.kvCacheTokens, blockSize)
   const usableTokens = kvCacheTokens - (kvCacheTokens % blockSize)
-  const maxModelLen = whole('maxModelLen', options.maxModelLen ?? Math.min(MAX_MODEL_LEN_DEFAULT, usableTokens), 2)
+  const maxModelLen = whole('maxModelLen', options.maxModelLen ?? Math.min(preset.maxModelLen, usableTokens), 2)
   if (maxModelLen > usableTokens) {
     throw new UserError(
       `kvCacheTokens ${kvCacheTokens} cannot hold one request of maxModelLen ${maxModelLen} tokens: raise the one or lower the other`,
@@ -102,9 +98,9 @@ export function settleOptions(options: SimulatorOptions): Settings {
     port: whole('port', options.port ?? 0, 0),
     models,
     maxModelLen,
-    maxNumSeqs: whole('maxNumSeqs', options.maxNumSeqs ?? 256, 1),
-    maxNumBatchedTokens: whole('maxNumBatchedTokens', options.maxNumBatchedTokens ?? 8192, 1),
-    gpu,
+    maxNumSeqs: whole('maxNumSeqs', options.maxNumSeqs ?? preset.maxNumSeqs, 1),
+    maxNumBatchedTokens: whole('maxNumBatchedTokens', options.maxNumBatchedTokens ?? preset.maxNumBatchedTokens, 1),
+    preset,
     kvCacheTokens,
     blockSize,
     speed,

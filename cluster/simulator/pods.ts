@@ -4,9 +4,6 @@ import { UserError } from '../user-error.ts'
 import type { Faults } from './faults.ts'
 import { type Simulator, type SimulatorOptions, startSimulator } from './server.ts'
 
-/** So many fit into one process and its ports. */
-export const PODS_MAX = 200
-
 export type PodState = 'starting' | 'up' | 'dead'
 
 export type SimulatedPod = {
@@ -29,9 +26,10 @@ export async function startPod(
   options: SimulatorOptions,
   initial: Faults,
   onFailure: (error: unknown) => void,
+  portFlag?: string,
 ): Promise<SimulatedPod> {
   let faults: Faults = {}
-  let running: Simulator | undefined = await startSimulator(options)
+  let running: Simulator | undefined = await startSimulator(options, portFlag)
   const { port, url, kvEvents } = running
   const again: SimulatorOptions = {
     ...options,
@@ -107,6 +105,7 @@ export async function startPods(
   options: SimulatorOptions,
   initial: Faults,
   onFailure: (error: unknown) => void,
+  portFlag?: string,
 ): Promise<readonly SimulatedPod[]> {
   const portOf = (first: number | undefined, index: number) => (first === undefined || first === 0 ? 0 : first + index)
   if (portOf(options.port, count - 1) > 65_535) {
@@ -125,7 +124,7 @@ export async function startPods(
         }),
         seed: (options.seed ?? 0) + index,
       }
-      pods.push(await startPod({ ...options, ...more }, initial, onFailure))
+      pods.push(await startPod({ ...options, ...more }, initial, onFailure, portFlag))
     }
     return pods
   } catch (error) {

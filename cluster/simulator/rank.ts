@@ -1,7 +1,7 @@
 // One data-parallel rank of a pod: an engine of its own, with what drives it, counts what it does and publishes its events.
 // A pod without data parallelism has one.
 import { createDriver, type Driver } from './driver.ts'
-import { Engine, type EngineConfig } from './engine.ts'
+import { Engine, type EngineConfig, type EngineSnapshot } from './engine.ts'
 import type { BatchFate, KvPublisher } from './kv-publisher.ts'
 import { RankMetrics } from './metrics.ts'
 import type { Emission, FinishedSequence } from './sequence.ts'
@@ -17,6 +17,8 @@ export type Rank = {
   /** Where its KV events go; undefined when they are off. */
   readonly publisher: () => KvPublisher | undefined
   readonly publishTo: (publisher: KvPublisher) => void
+  /** As of the end of the last step: what vLLM's gauges tell, which nothing but a step refreshes. */
+  readonly told: () => EngineSnapshot
   /** Ends what is in flight, and tells its listeners. */
   readonly abortAll: () => void
   /** Ends what is in flight without a word: whoever listened is gone. */
@@ -37,12 +39,14 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
   const engine = new Engine(config)
   const metrics = new RankMetrics(maxModelLen)
   const listeners = new Map<string, (emission: Emission) => void>()
+  let told = engine.snapshot()
   const idleWaiters: (() => void)[] = []
   let publisher: KvPublisher | undefined
   const driver = createDriver(engine, {
     nowMs,
     onStep: (result) => {
       metrics.recordStep(result)
+      told = engine.snapshot()
       if (result.blockEvents.length > 0) publisher?.publish(result.blockEvents, deps.fateOfEvents())
       for (const emission of result.emissions) listeners.get(emission.id)?.(emission)
       if (idleWaiters.length > 0 && engine.snapshot().running === 0) for (const go of idleWaiters.splice(0)) go()
@@ -67,6 +71,7 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
     publishTo: (opened) => {
       publisher = opened
     },
+    told: () => told,
     abortAll,
     drop: () => {
       listeners.clear()

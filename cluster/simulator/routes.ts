@@ -55,7 +55,8 @@ export type Pod = {
 }
 
 export const VLLM_VERSION = '0.32.0'
-const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
+/** Of its own route; below /metrics/ it is another version's. */
+const METRICS_CONTENT_TYPE = 'text/plain; version=1.0.0; charset=utf-8'
 /** The prefixes that `--api-key` protects: everything else stays open. */
 const PROTECTED_PATHS = ['/v1', '/v2', '/inference']
 
@@ -119,7 +120,10 @@ export function route(pod: Pod, req: IncomingMessage, res: ServerResponse): void
     res.setHeader('x-request-id', headerOf(req, 'x-request-id') ?? randomUUID().replaceAll('-', ''))
   }
   const path = (req.url ?? '/').split('?', 1)[0] as string
-  if (!isAuthorized(pod.settings.apiKey, path, req)) return refuse(res, UNAUTHORIZED)
+  if (!isAuthorized(pod.settings.apiKey, path, req)) {
+    res.removeHeader('vary')
+    return refuse(res, UNAUTHORIZED)
+  }
   const { methods, id } = routeOf(path, pod.settings.runner)
   if (!methods) return refuse(res, NOT_FOUND)
   const handler = methods[req.method as Method]
@@ -157,7 +161,8 @@ function decoded(id: string): string {
 function isAuthorized(apiKey: string | undefined, path: string, req: IncomingMessage): boolean {
   if (apiKey === undefined || !PROTECTED_PATHS.some((prefix) => path.startsWith(prefix))) return true
   const digest = (text: string) => createHash('sha256').update(text).digest()
-  return timingSafeEqual(digest(headerOf(req, 'authorization') ?? ''), digest(`Bearer ${apiKey}`))
+  const [scheme = '', ...rest] = (headerOf(req, 'authorization') ?? '').split(' ')
+  return scheme.toLowerCase() === 'bearer' && timingSafeEqual(digest(rest.join(' ')), digest(apiKey))
 }
 
 function refuseScaleOut(_pod: Pod, _req: IncomingMessage, res: ServerResponse): void {

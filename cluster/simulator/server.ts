@@ -20,7 +20,7 @@ import { createRank, leastLoaded, type Rank } from './rank.ts'
 import { createResponseStore } from './response-store.ts'
 import { type Pod, route, VLLM_VERSION } from './routes.ts'
 import { createSleep } from './sleep.ts'
-import { GPUS } from './timing.ts'
+import { requestDurationMs } from './timing.ts'
 import { createBuiltInTokenizer } from './tokenizer.ts'
 
 export type { LivingFaults } from './faults.ts'
@@ -92,6 +92,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     tokenizer,
     random: createRandom(seed),
     nowMs,
+    delayMs: (promptTokens) => requestDurationMs(settings.preset.timing.request, promptTokens, settings.speed),
     faults: () => faults,
     promptTokensDetails: settings.promptTokensDetails,
     systemFingerprint: fingerprintOf(settings),
@@ -111,7 +112,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     adapters,
     sleep,
     metricsPage: (withEngine) => {
-      const snapshots = ranks.map(({ metrics, engine }) => ({ metrics, snapshot: engine.snapshot() }))
+      const snapshots = ranks.map(({ metrics, told }) => ({ metrics, snapshot: told() }))
       const lora = loraUses(snapshots.map(({ snapshot }) => snapshot))
       return metricsPage({ config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, lora }, withEngine)
     },
@@ -189,7 +190,7 @@ function engineConfigOf(settings: Settings, blocks: number): EngineConfig {
     blockSizeTokens: settings.blockSize,
     hashSeed: settings.hashSeed,
     kvEvents: settings.kvEventsPort !== 'off',
-    timing: GPUS[settings.gpu].timing,
+    timing: settings.preset.timing.step,
     speed: settings.speed,
   }
 }

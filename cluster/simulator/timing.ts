@@ -1,4 +1,6 @@
 // How long an engine step takes: the longer of what it reads from memory and what it computes, and what it costs besides.
+import { DTYPE_BYTES, kvBytesPerToken } from './gpus.ts'
+import { kvCopies, type Placement } from './memory.ts'
 
 export type StepWork = {
   /** Tokens computed: those of prompts, and one for each sequence that decodes. */
@@ -15,8 +17,10 @@ export type StepTiming = {
   /** What every step costs: scheduling, launching kernels, sampling, synchronising GPUs. */
   readonly overheadMs: number
   readonly perSeqMs: number
-  /** Reading the weights, once for all tokens of the step. */
+  /** Reading the weights that one token uses. */
   readonly weightsMs: number
+  /** How many tokens use all weights between them: 1 without experts. */
+  readonly expertSpread: number
   /** Reading the keys and values of a token. */
   readonly perContextTokenMs: number
   /** Multiplying a token with the weights. */
@@ -24,46 +28,49 @@ export type StepTiming = {
   readonly perAttentionPairMs: number
 }
 
-export type Gpu = { readonly timing: StepTiming; readonly kvCacheTokens: number }
+/** What a request costs before the engine sees it: its HTTP, its template, its tokens. */
+export type RequestTiming = { readonly perRequestMs: number; readonly perPromptTokenMs: number }
 
-/** GPUs with a model in bfloat16 on them, and what they have left for the KV cache beside it. */
-export const GPUS = {
-  // 16.1 GB over 3.35 TB/s at 75 % is 6.4 ms; 16 GFLOP a token over 989 TFLOPS at 50 % is 0.033 ms; 60 GB left at 128 KiB
-  // a token.
-  'h100-8b': {
-    timing: {
-      overheadMs: 1.5,
-      perSeqMs: 0.02,
-      weightsMs: 6.4,
-      perContextTokenMs: 52e-6,
-      perTokenMs: 0.033,
-      perAttentionPairMs: 1.1e-6,
+export type Timing = { readonly step: StepTiming; readonly request: RequestTiming }
+
+/** Of what a data sheet promises, what kernels reach: of a GPU's memory, and of its arithmetic. */
+const BANDWIDTH_SHARE = 0.75
+const FLOPS_SHARE = 0.5
+/** A step of one GPU, and what each doubling of GPUs that have to agree adds. */
+const STEP_OVERHEAD_MS = 1.5
+const DOUBLING_OVERHEAD_MS = 1
+const PER_SEQ_MS = 0.02
+
+/** The roofline model: everything follows from the data sheet. What GPUs say to each other is in the overhead alone. */
+export function rooflineTiming(placement: Placement): Timing {
+  const { gpu, gpus, model, dtype } = placement
+  const bytesPerMs = gpus * gpu.bandwidthTBps * 1e9 * BANDWIDTH_SHARE
+  const flopsPerMs = gpus * gpu.tflops * 1e9 * (DTYPE_BYTES.bf16 / DTYPE_BYTES[dtype]) * FLOPS_SHARE
+  return {
+    step: {
+      overheadMs: STEP_OVERHEAD_MS + DOUBLING_OVERHEAD_MS * Math.log2(gpus),
+      perSeqMs: PER_SEQ_MS,
+      weightsMs: (model.billionActiveParams * 1e9 * DTYPE_BYTES[dtype]) / bytesPerMs,
+      expertSpread: model.billionParams / model.billionActiveParams,
+      perContextTokenMs: (kvBytesPerToken(model) * kvCopies(placement)) / bytesPerMs,
+      perTokenMs: (2 * model.billionActiveParams * 1e9) / flopsPerMs,
+      perAttentionPairMs: (4 * model.layers * model.heads * model.headDim) / flopsPerMs,
     },
-    kvCacheTokens: 458_752,
-  },
-  // 141 GB over 4 × 3.35 TB/s at 75 % is 14 ms, plus 4.5 ms of launches and all-reduce; 141 GFLOP a token over 4 × 989
-  // TFLOPS at 50 % is 0.07 ms; 151 GB left at 320 KiB a token.
-  'h100x4-70b': {
-    timing: {
-      overheadMs: 4.5,
-      perSeqMs: 0.02,
-      weightsMs: 14,
-      perContextTokenMs: 33e-6,
-      perTokenMs: 0.07,
-      perAttentionPairMs: 1.3e-6,
-    },
-    kvCacheTokens: 460_800,
-  },
-} as const satisfies Record<string, Gpu>
-
-export type GpuName = keyof typeof GPUS
-
-export const GPU_NAMES = Object.keys(GPUS) as readonly GpuName[]
+    // The server's own work is done for real.
+    request: { perRequestMs: 0, perPromptTokenMs: 0 },
+  }
+}
 
 /** `speed` divides the time; 0 is as fast as possible. */
 export function stepDurationMs(timing: StepTiming, work: StepWork, speed: number): number {
   if (speed === 0) return 0
-  const memoryMs = timing.weightsMs + work.contextTokens * timing.perContextTokenMs
+  const weightsMs = timing.weightsMs * Math.min(Math.max(1, work.tokens), timing.expertSpread)
+  const memoryMs = weightsMs + work.contextTokens * timing.perContextTokenMs
   const computeMs = work.tokens * timing.perTokenMs + work.attentionPairs * timing.perAttentionPairMs
   return (timing.overheadMs + work.seqs * timing.perSeqMs + Math.max(memoryMs, computeMs)) / speed
+}
+
+/** What passes before a request of so many prompt tokens reaches the engine. */
+export function requestDurationMs(timing: RequestTiming, promptTokens: number, speed: number): number {
+  return speed === 0 ? 0 : (timing.perRequestMs + promptTokens * timing.perPromptTokenMs) / speed
 }

@@ -1,4 +1,5 @@
 // How much sooner a repeated question is answered: the first time by a simulated pod in real time, then from each cache.
+import { presetNamed } from '../../cluster/simulator/preset.ts'
 import { startSimulator } from '../../cluster/simulator/server.ts'
 import { MODEL } from './answers.ts'
 import { cacheSettings, edgeSettings } from './cache-rows.ts'
@@ -36,7 +37,7 @@ export async function measureRepeats(
   processes: Processes,
 ): Promise<{ readonly results: readonly RepeatResult[]; readonly notes: readonly string[] }> {
   const secrets = makeEdgeSecrets()
-  const pod = await startSimulator({ port: 0, gpu: GPU, models: [MODEL] })
+  const pod = await startSimulator({ port: 0, preset: presetNamed(GPU), models: [MODEL] })
   processes.alsoStop(pod.close)
   const redis = await startSomeRedis(processes)
   const routerWith = (memory: { readonly memoryBytes?: number }) =>

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { loadRouterConfig } from '../../cluster/config.ts'
 import { createLog } from '../../cluster/log.ts'
 import { startRouter } from '../../cluster/router.ts'
+import { presetNamed } from '../../cluster/simulator/preset.ts'
 import { startSimulator } from '../../cluster/simulator/server.ts'
 import { HEADER } from '../../shared/headers.ts'
 
@@ -13,10 +14,10 @@ const PODS = 4
 const PROMPT_CHARS = 32_000
 const ANSWER_TOKENS = 32
 
-const HELP = `usage: node test/bench/warm.ts [--gpu NAME] [--pods N] [--chars N] [--conversations N] [--engine URL …]
+const HELP = `usage: node test/bench/warm.ts [--preset NAME] [--pods N] [--chars N] [--conversations N] [--engine URL …]
 
 Time to the first token of first and second turns, placed by cache and placed by load alone.
-  --gpu NAME          simulated GPUs (default h100x4-70b)
+  --preset NAME       simulated GPUs (default h100x4-70b)
   --pods N            simulated pods (default ${PODS})
   --engine URL        a real engine in their place; may repeat
   --chars N           size of the first prompt (default ${PROMPT_CHARS})
@@ -34,7 +35,7 @@ type Turn = {
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
-      gpu: { type: 'string', default: 'h100x4-70b' },
+      preset: { type: 'string', default: 'h100x4-70b' },
       pods: { type: 'string', default: String(PODS) },
       engine: { type: 'string', multiple: true },
       chars: { type: 'string', default: String(PROMPT_CHARS) },
@@ -50,11 +51,11 @@ async function main(): Promise<void> {
     ? []
     : await Promise.all(
         Array.from({ length: Number(values.pods) }, (_, pod) =>
-          startSimulator({ port: 0, gpu: values.gpu as 'h100x4-70b', seed: pod }),
+          startSimulator({ port: 0, preset: presetNamed(values.preset), seed: pod }),
         ),
       )
   const urls = values.engine ?? pods.map(({ url }) => url)
-  process.stdout.write(`${values.engine ? urls.join(', ') : `${pods.length} simulated pods, ${values.gpu}`}\n`)
+  process.stdout.write(`${values.engine ? urls.join(', ') : `${pods.length} simulated pods, ${values.preset}`}\n`)
   process.stdout.write(
     `${['placed by', 'turn', 'TTFT p50 ms', 'max ms', 'cached', 'same pod'].map((cell) => cell.padStart(12)).join('')}\n`,
   )

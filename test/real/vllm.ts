@@ -12,6 +12,7 @@ import { makeTinyModel } from './tiny-model.ts'
 export const MODEL = 'tiny-qwen3'
 /** The least that vLLM's attention on CPUs takes. */
 export const BLOCK_SIZE_TOKENS = 32
+export const MAX_NUM_SEQS = 16
 /** Goes into every block's hash. */
 export const HASH_SEED = '0'
 
@@ -30,6 +31,12 @@ export type VllmOptions = {
   /** Blocks of the KV cache; as many as 64 MiB hold (2,048) without it. */
   readonly blocks?: number
   readonly maxModelLen?: number
+  /** More for `vllm serve`: adapters, ranks, sleep, limits. */
+  readonly flags?: readonly string[]
+  /** More for its environment, or other values. */
+  readonly environment?: Readonly<Record<string, string>>
+  /** Where relative paths in the flags begin. */
+  readonly folder?: string
 }
 
 export type Vllm = {
@@ -46,7 +53,7 @@ export type Vllm = {
 }
 
 /** Resolves when it is healthy; rejects with the end of its log when it does not get there. Start one after the other. */
-export async function startVllm({ port: given, blocks, maxModelLen }: VllmOptions = {}): Promise<Vllm> {
+export async function startVllm({ port: given, blocks, maxModelLen, ...more }: VllmOptions = {}): Promise<Vllm> {
   const startedAtMs = performance.now()
   const venv = await installVllm()
   const model = await makeTinyModel()
@@ -57,19 +64,25 @@ export async function startVllm({ port: given, blocks, maxModelLen }: VllmOption
 
   const args = [
     ...['serve', model, '--served-model-name', MODEL, '--host', '127.0.0.1', '--port', String(port)],
-    ...['--dtype', 'float32', '--enforce-eager', '--max-num-seqs', '16'],
+    ...['--dtype', 'float32', '--enforce-eager', '--max-num-seqs', String(MAX_NUM_SEQS)],
     ...['--max-model-len', String(maxModelLen ?? MAX_MODEL_LEN_DEFAULT), '--block-size', String(BLOCK_SIZE_TOKENS)],
     ...['--prefix-caching-hash-algo', 'sha256_cbor', '--kv-cache-memory-bytes', String(KV_CACHE_BYTES)],
     ...(blocks === undefined ? [] : ['--num-gpu-blocks-override', String(blocks)]),
     ...['--enable-prompt-tokens-details', '--enable-request-id-headers'],
     ...['--enable-auto-tool-choice', '--tool-call-parser', 'hermes'],
     ...['--kv-events-config', JSON.stringify(kvEvents(ports, `kv@127.0.0.1:${port}@${MODEL}`))],
+    ...(more.flags ?? []),
   ]
   // Detached, so that a Ctrl-C in the terminal does not end it before it has ended the engine.
   const supervisor = fork(
     fileURLToPath(new URL('./supervise.ts', import.meta.url)),
     [logFile, join(venv, 'bin/vllm'), ...args],
-    { env: engineEnvironment(process.env), detached: true, execArgv: [] },
+    {
+      env: { ...engineEnvironment(process.env), ...more.environment },
+      detached: true,
+      execArgv: [],
+      ...(more.folder === undefined ? {} : { cwd: more.folder }),
+    },
   )
   const ended = once(supervisor, 'exit')
   const tell = async (message: 'stop' | 'kill'): Promise<void> => {

@@ -3,8 +3,8 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { HASH_SEED_DEFAULT } from '../../../cluster/simulator/block-hash.ts'
 import { Engine, type EngineConfig } from '../../../cluster/simulator/engine.ts'
+import { presetNamed } from '../../../cluster/simulator/preset.ts'
 import type { Emission, FinishedSequence, SequenceRequest } from '../../../cluster/simulator/sequence.ts'
-import { GPUS } from '../../../cluster/simulator/timing.ts'
 import { seedOf } from '../../../shared/random.ts'
 
 const CONFIG: EngineConfig = {
@@ -16,7 +16,7 @@ const CONFIG: EngineConfig = {
   blockSizeTokens: 4,
   hashSeed: HASH_SEED_DEFAULT,
   kvEvents: false,
-  timing: GPUS['h100-8b'].timing,
+  timing: presetNamed('h100-8b').timing.step,
   speed: 1,
 }
 
@@ -94,17 +94,17 @@ describe('a step', () => {
 
   it('takes about 8 ms to decode and 0.03 ms a prompt token, or latencies would not look like an H100', () => {
     const engine = engineWith({ maxNumBatchedTokens: 8192, blocks: 4096 }, sequence('a', 1000, 2))
-    expect(engine.begin(0)).toBeCloseTo(35.1, 1)
+    expect(engine.begin(0)).toBeCloseTo(34.5, 1)
     engine.end()
-    expect(engine.begin(35.1)).toBeCloseTo(43.1, 1)
+    expect(engine.begin(34.5)).toBeCloseTo(42.5, 1)
   })
 
-  it('takes about 19 ms to decode and 0.07 ms a prompt token for 70B on four of them', () => {
-    const { timing } = GPUS['h100x4-70b']
+  it('takes about 18 ms to decode and 0.07 ms a prompt token for 70B on four of them', () => {
+    const timing = presetNamed('h100x4-70b').timing.step
     const engine = engineWith({ timing, maxNumBatchedTokens: 8192, blocks: 4096 }, sequence('a', 8000, 2))
-    expect(engine.begin(0)).toBeCloseTo(606.1, 1)
+    expect(engine.begin(0)).toBeCloseTo(617, 1)
     engine.end()
-    expect(engine.begin(0)).toBeCloseTo(18.8, 1)
+    expect(engine.begin(0)).toBeCloseTo(17.8, 1)
   })
 
   it('shows a request as running while its only step is under way, or a router would see an idle pod', () => {

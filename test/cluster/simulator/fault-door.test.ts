@@ -73,7 +73,10 @@ describe('the fault door', () => {
 
 describe('a pod that dies', () => {
   it('cuts its streams, closes its port, and comes back on it with an empty cache and new numbers', async () => {
-    const { pods, door } = await open({ speed: 1, kvEventsPort: 0, blockSize: 4 })
+    // Below the ports that systems hand out: while the pod is dead nobody else takes them.
+    const port = 20_000 + 10 * (process.pid % 1_000)
+    const given = { port, kvEventsPort: port + 2, kvReplayPort: port + 4 }
+    const { pods, door } = await open({ speed: 1, blockSize: 4, ...given })
     const [one] = pods as [SimulatedPod]
     const ports = one.simulator()?.kvEvents
     const stream = await post(one, '/v1/completions', {

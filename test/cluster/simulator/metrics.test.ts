@@ -24,7 +24,7 @@ function parsePage(text: string): Page {
 
 async function scrape(url: string): Promise<Page> {
   const answer = await fetch(`${url}/metrics`)
-  expect(answer.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8')
+  expect(answer.headers.get('content-type')).toBe('text/plain; version=1.0.0; charset=utf-8')
   return parsePage(await answer.text())
 }
 
@@ -99,6 +99,9 @@ describe('the metrics page', () => {
     const ask = { prompt: new Array(160).fill(1), max_tokens: 1_000, ignore_eos: true }
     const answers = [1, 2].map(() => post(pod, '/v1/completions', ask, { signal: client.signal }))
     await until(() => pod.stats().running === 1 && pod.stats().waiting === 1)
+    // Gauges tell of the end of the last step.
+    const { steps } = pod.stats()
+    await until(() => pod.stats().steps > steps + 1)
     const { series: values } = await scrape(pod.url)
     expect(values.get(series('num_requests_running'))).toBe(1)
     expect(values.get(series('num_requests_waiting'))).toBe(1)

@@ -1,8 +1,8 @@
 // What the engine's tests share: sequences that say given tokens, and an engine stepped until it is idle.
 import type { Engine, EngineConfig, StepResult } from '../../../cluster/simulator/engine.ts'
 import type { BatchOptions } from '../../../cluster/simulator/kv-events.ts'
+import { PRESET_DEFAULT, presetNamed } from '../../../cluster/simulator/preset.ts'
 import type { Emission, SequenceRequest } from '../../../cluster/simulator/sequence.ts'
-import { GPUS } from '../../../cluster/simulator/timing.ts'
 
 /** As the captures were taken: blocks of 32, PYTHONHASHSEED 0. */
 export const RECORDED_CONFIG: EngineConfig = {
@@ -14,7 +14,7 @@ export const RECORDED_CONFIG: EngineConfig = {
   blockSizeTokens: 32,
   hashSeed: '0',
   kvEvents: true,
-  timing: GPUS['h100-8b'].timing,
+  timing: presetNamed(PRESET_DEFAULT).timing.step,
   speed: 0,
 }
 

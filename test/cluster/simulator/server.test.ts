@@ -331,7 +331,6 @@ describe('a wrong option', () => {
   it.each<[SimulatorOptions, string]>([
     [{ blockSize: 0 }, 'blockSize 0: give a whole number of at least 1'],
     [{ maxNumSeqs: 1.5 }, 'maxNumSeqs 1.5: give a whole number of at least 1'],
-    [{ gpu: 'abacus' as 'h100-8b' }, 'gpu abacus: give one of h100-8b, h100x4-70b'],
     [{ kvEventsPort: -1 }, 'kvEventsPort -1: give a whole number of at least 0'],
     [{ speed: -1 }, 'speed -1: give 1 for real time, 0 for no waiting'],
     [{ models: [] }, 'models: give at least one name, and no empty one'],
