@@ -5,6 +5,7 @@ import type { AdapterSource } from './simulator/adapters.ts'
 import { SCHEDULING_POLICIES } from './simulator/engine.ts'
 import { describeFaults, faultsOfFlags } from './simulator/faults.ts'
 import { EVENT_FORMS } from './simulator/kv-events.ts'
+import type { OffloadConfig } from './simulator/offload.ts'
 import { RUNNERS } from './simulator/options.ts'
 import { loadPreset, PRESET_DEFAULT, PRESET_GRAMMAR, type Preset } from './simulator/preset.ts'
 import type { SimulatorOptions } from './simulator/server.ts'
@@ -53,6 +54,9 @@ export const SIMULATOR_FLAGS = {
   'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
   'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
   'kv-events-form': { type: 'string', value: 'NAME', help: 'map as of vLLM 0.23, or array as before (default map)' },
+  'kv-offloading-blocks': { type: 'string', value: 'N', help: 'KV blocks kept in host memory too (default: none)' },
+  'kv-offloading-ms-per-block': { type: 'string', value: 'X', help: 'to copy one back (default 0.1)' },
+  'self-describing-kv-events': { type: 'boolean', help: 'events of host memory tell tokens and parents' },
   'responses-store': { type: 'boolean', help: 'keeps the answers of /v1/responses' },
   'enable-server-load-tracking': { type: 'boolean', help: '/load tells how much is served' },
   runner: { type: 'string', value: 'NAME', help: 'generate, or pooling: serves embeddings (default generate)' },
@@ -148,6 +152,7 @@ function simulatorOptions(values: FlagValues, env: Env): SimulatorOptions {
     kvReplayPort: port(values, 'kv-replay-port'),
     kvEventForm: choice(values, 'kv-events-form', EVENT_FORMS),
     kvEventHashes: env.VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES === '0' ? 'bytes' : undefined,
+    offload: offloadOf(values),
     responsesStore: isOn(values, 'responses-store') || Number(env.VLLM_ENABLE_RESPONSES_API_STORE ?? 0) !== 0,
     trackServerLoad: isOn(values, 'enable-server-load-tracking'),
     runner: choice(values, 'runner', RUNNERS),
@@ -155,6 +160,21 @@ function simulatorOptions(values: FlagValues, env: Env): SimulatorOptions {
     models: models.length > 0 ? models : undefined,
   }
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}
+
+/** 2 MiB over PCIe, 16 tokens of an 8B model. */
+const OFFLOADING_MS_PER_BLOCK = 0.1
+
+function offloadOf(values: FlagValues): OffloadConfig | undefined {
+  const blocks = number(values, 'kv-offloading-blocks', 1, 100_000_000)
+  const msPerBlock = number(values, 'kv-offloading-ms-per-block', 0, 10_000, false)
+  const selfDescribing = isOn(values, 'self-describing-kv-events')
+  if (blocks !== undefined) {
+    return { blocks, msPerBlock: msPerBlock ?? OFFLOADING_MS_PER_BLOCK, selfDescribing: selfDescribing ?? false }
+  }
+  if (msPerBlock === undefined && selfDescribing === undefined) return undefined
+  const given = msPerBlock === undefined ? '--self-describing-kv-events' : '--kv-offloading-ms-per-block'
+  throw new UserError(`${given} says nothing without --kv-offloading-blocks: give both or neither`)
 }
 
 function adapterOf(given: string): AdapterSource {

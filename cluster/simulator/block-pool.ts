@@ -3,9 +3,13 @@
 import type { Digest } from './block-hash.ts'
 import type { Lora } from './sequence.ts'
 
+/** Where blocks lie. */
+export type Medium = 'GPU' | 'CPU'
+
 /** A run of blocks of one chain that became full, or that a request asked to hear of again. */
 export type BlocksStored = {
   readonly type: 'stored'
+  readonly medium: Medium
   readonly hashes: readonly Digest[]
   /** The hash before the first one; undefined at the root of a chain. */
   readonly parent: Digest | undefined
@@ -15,8 +19,8 @@ export type BlocksStored = {
   readonly lora: Lora | undefined
 }
 
-/** One physical block lost its content. */
-export type BlockRemoved = { readonly type: 'removed'; readonly hash: Digest }
+/** Blocks lost their content; on a GPU one physical block at a time. */
+export type BlockRemoved = { readonly type: 'removed'; readonly medium: Medium; readonly hashes: readonly Digest[] }
 
 export type BlocksCleared = { readonly type: 'cleared' }
 
@@ -103,7 +107,7 @@ export class BlockPool {
       const hash = this.#hashes[block]
       if (hash !== undefined) {
         this.#forget(block, hash)
-        this.announce({ type: 'removed', hash })
+        this.announce({ type: 'removed', medium: 'GPU', hashes: [hash] })
       }
       this.#references[block] = 1
       into.push(block)

@@ -14,7 +14,9 @@ const LEVEL_MAX = 2
 export function resetPrefixCache({ ranks }: Pod, req: IncomingMessage, res: ServerResponse): void {
   const query = parseQuery(req.url, { reset_running_requests: 'boolean', reset_external: 'boolean' })
   if (query instanceof ApiError) return refuse(res, query)
-  const done = ranks.map(({ engine }) => engine.resetPrefixCache(query.reset_running_requests === true))
+  const done = ranks.map(({ engine }) =>
+    engine.resetPrefixCache(query.reset_running_requests === true, query.reset_external === true),
+  )
   sendJson(res, 200, { success: done.every(Boolean) })
   for (const { driver } of ranks) driver.wake()
 }

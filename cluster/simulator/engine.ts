@@ -56,6 +56,9 @@ export type EngineSnapshot = {
   /** Tokens looked up in the prefix cache, and those found, of sequences on their first admission. */
   readonly cacheQueriedTokens: number
   readonly cacheHitTokens: number
+  /** The same of the host's memory: what the prefix cache did not have. */
+  readonly offloadQueriedTokens: number
+  readonly offloadHitTokens: number
 }
 
 type ScheduledSequence = {
@@ -85,11 +88,15 @@ export class Engine {
   readonly #cache: KvCache
   readonly #sequences = new Map<string, Sequence>()
   #waiting: Sequence[] = []
+  /** Those to which blocks are copied from the host's memory, by when that is done. */
+  #loading: Sequence[] = []
   #running: Sequence[] = []
   #steps = 0
   #preemptions = 0
   #cacheQueriedTokens = 0
   #cacheHitTokens = 0
+  #offloadQueriedTokens = 0
+  #offloadHitTokens = 0
   #step: Step | undefined
   #pause: Pause = 'none'
 
@@ -114,7 +121,10 @@ export class Engine {
       blocks: [],
       cachedBlocks: 0,
       cachedTokens: 0,
+      offloadedTokens: 0,
       createdTokens: 0,
+      loadedAtMs: undefined,
+      offeredBlocks: 0,
       preemptions: 0,
       isDeferred: false,
     }
@@ -128,6 +138,7 @@ export class Engine {
     if (!sequence) return undefined
     this.#running = this.#running.filter((other) => other !== sequence)
     this.#waiting = this.#waiting.filter((other) => other !== sequence)
+    this.#loading = this.#loading.filter((other) => other !== sequence)
     return this.#leave(sequence, reason, nowMs)
   }
 
@@ -136,6 +147,7 @@ export class Engine {
     const all = [...this.#sequences.values()]
     this.#running = []
     this.#waiting = []
+    this.#loading = []
     return all.map((sequence) => this.#leave(sequence, 'abort', nowMs))
   }
 
@@ -148,7 +160,8 @@ export class Engine {
    * Empties the prefix cache; false while running sequences hold blocks, unless `takeBack` sends those back to the queue
    * first. The next step tells of it, not this call: a pod without traffic says nothing.
    */
-  resetPrefixCache(takeBack = false): boolean {
+  resetPrefixCache(takeBack = false, offloaded = false): boolean {
+    if (offloaded) this.#cache.clearOffloaded()
     while (takeBack && this.#running.length > 0) this.#preempt(this.#running.length - 1)
     return this.#cache.clear()
   }
@@ -189,7 +202,24 @@ export class Engine {
     if (this.#preemptions === preemptionsBefore && this.#pause === 'none') {
       const loras = new Set(scheduled.map(({ sequence }) => sequence.request.lora?.id))
       loras.delete(undefined)
-      for (let place = 0; budget > 0 && this.#running.length < this.#config.maxNumSeqs; ) {
+      const hasSlot = () => budget > 0 && this.#running.length < this.#config.maxNumSeqs
+      const run = (sequence: Sequence) => {
+        const tokens = Math.min(tokensToCompute(sequence), budget)
+        this.#cache.hold(sequence, tokens)
+        this.#running.push(sequence)
+        sequence.scheduledAtMs ??= nowMs
+        schedule(sequence, tokens)
+      }
+      // Whoever holds blocks already comes before all others.
+      while (hasSlot() && isLoaded(this.#loading[0], nowMs)) {
+        const sequence = this.#loading[0] as Sequence
+        const tokens = Math.min(tokensToCompute(sequence) + 1, budget)
+        if (!this.#cache.hasRoom(sequence, tokens)) break
+        this.#loading.shift()
+        this.#cache.endLoad(sequence)
+        run(sequence)
+      }
+      for (let place = 0; hasSlot(); ) {
         const sequence = this.#waiting[place]
         if (!sequence) break
         const lora = sequence.request.lora?.id
@@ -198,17 +228,18 @@ export class Engine {
           place++
           continue
         }
-        if (!this.#admit(sequence)) break
-        const tokens = Math.min(tokensToCompute(sequence), budget)
-        this.#cache.hold(sequence, tokens)
+        if (!this.#admit(sequence, nowMs)) break
         this.#waiting.splice(place, 1)
-        this.#running.push(sequence)
+        if (sequence.loadedAtMs !== undefined) {
+          this.#loading.push(sequence)
+          this.#loading.sort((a, b) => (a.loadedAtMs as number) - (b.loadedAtMs as number))
+          continue
+        }
+        run(sequence)
         if (lora !== undefined) loras.add(lora)
-        sequence.scheduledAtMs ??= nowMs
-        schedule(sequence, tokens)
       }
     }
-    if (scheduled.length === 0) return undefined
+    if (scheduled.length === 0) return this.#awaitLoad(nowMs)
     const decodeSeqs = scheduled.filter(({ sequence }) => isDecoding(sequence)).length
     const prefillTokens = this.#config.maxNumBatchedTokens - budget - decodeSeqs
     const endsAtMs = nowMs + stretch * stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)
@@ -221,13 +252,14 @@ export class Engine {
     const step = this.#step
     if (!step) throw new Error('no step is open')
     this.#step = undefined
-    this.#steps++
+    if (step.scheduled.length > 0) this.#steps++
     const emissions: Emission[] = []
     const finished: FinishedSequence[] = []
     for (const { sequence, tokens, preemptions } of step.scheduled) {
       // Aborted or taken back while the step ran.
       if (!this.#sequences.has(sequence.request.id) || sequence.preemptions !== preemptions) continue
       sequence.computedTokens += tokens
+      this.#cache.offload(sequence)
       if (tokensToCompute(sequence) > 0) continue
       const emission = this.#emit(sequence, step.endsAtMs)
       emissions.push(emission)
@@ -245,8 +277,8 @@ export class Engine {
   snapshot(): EngineSnapshot {
     return {
       running: this.#running.length,
-      waiting: this.#waiting.length,
-      deferred: this.#waiting.reduce((count, { isDeferred }) => count + (isDeferred ? 1 : 0), 0),
+      waiting: this.#waiting.length + this.#loading.length,
+      deferred: this.#waiting.reduce((count, { isDeferred }) => count + (isDeferred ? 1 : 0), this.#loading.length),
       runningLoras: loraNames(this.#running),
       usedBlocks: this.#cache.usedBlocks,
       cachedBlocks: this.#cache.cachedBlocks,
@@ -255,18 +287,32 @@ export class Engine {
       preemptions: this.#preemptions,
       cacheQueriedTokens: this.#cacheQueriedTokens,
       cacheHitTokens: this.#cacheHitTokens,
+      offloadQueriedTokens: this.#offloadQueriedTokens,
+      offloadHitTokens: this.#offloadHitTokens,
     }
   }
 
   /** Whether there was room for a waiting sequence; it holds what it found cached then. */
-  #admit(sequence: Sequence): boolean {
-    if (!this.#cache.admit(sequence)) return false
+  #admit(sequence: Sequence, nowMs: number): boolean {
+    if (!this.#cache.admit(sequence, nowMs)) return false
     if (sequence.preemptions > 0) return true
+    const found = sequence.cachedBlocks * this.#config.blockSizeTokens
+    sequence.offloadedTokens = sequence.computedTokens - found
     sequence.cachedTokens = sequence.computedTokens
     if (sequence.request.ignoreCache) return true
     this.#cacheQueriedTokens += knownTokens(sequence)
-    this.#cacheHitTokens += sequence.cachedTokens
+    this.#cacheHitTokens += found
+    if (this.#config.offload) this.#offloadQueriedTokens += knownTokens(sequence) - found
+    this.#offloadHitTokens += sequence.offloadedTokens
     return true
+  }
+
+  /** With nothing else to do: a step without work that lasts until the next copy is done. */
+  #awaitLoad(nowMs: number): number | undefined {
+    const doneAtMs = this.#loading[0]?.loadedAtMs
+    if (doneAtMs === undefined || this.#pause !== 'none' || doneAtMs <= nowMs) return undefined
+    this.#step = { scheduled: [], prefillTokens: 0, decodeSeqs: 0, endsAtMs: doneAtMs }
+    return doneAtMs
   }
 
   /** Puts a sequence into the queue: at a place, or where its priority belongs. */
@@ -319,12 +365,12 @@ export class Engine {
       timeToFirstTokenMs: lastTokenAtMs === undefined ? atMs - arrivedAtMs : undefined,
       interTokenMs: lastTokenAtMs === undefined ? undefined : atMs - lastTokenAtMs,
       promptTokens,
-      caching: { cachedTokens, createdTokens: sequence.createdTokens },
+      caching: { cachedTokens, offloadedTokens: sequence.offloadedTokens, createdTokens: sequence.createdTokens },
     }
   }
 
   #leave(sequence: Sequence, reason: FinishReason, nowMs: number): FinishedSequence {
-    const { request, cachedTokens, outputTokenIds, preemptions } = sequence
+    const { request, cachedTokens, offloadedTokens, outputTokenIds, preemptions } = sequence
     const { arrivedAtMs, scheduledAtMs, firstTokenAtMs, lastTokenAtMs } = sequence
     this.#cache.release(sequence)
     this.#sequences.delete(request.id)
@@ -333,6 +379,7 @@ export class Engine {
       reason,
       promptTokens: request.promptTokenIds.length,
       cachedTokens,
+      offloadedTokens,
       outputTokens: outputTokenIds.length,
       maxTokens: request.maxTokens,
       preemptions,
@@ -343,6 +390,10 @@ export class Engine {
       finishedAtMs: nowMs,
     }
   }
+}
+
+function isLoaded(sequence: Sequence | undefined, nowMs: number): boolean {
+  return sequence?.loadedAtMs !== undefined && sequence.loadedAtMs <= nowMs
 }
 
 /** Below 0 where `a` goes first. */

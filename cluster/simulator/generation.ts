@@ -219,7 +219,7 @@ function usageOf(
   return {
     promptTokens: request.prompts.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
     completionTokens: choices.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0),
-    caching: caching ?? { cachedTokens: 0, createdTokens: 0 },
+    caching: caching ?? { cachedTokens: 0, offloadedTokens: 0, createdTokens: 0 },
     withDetails: promptTokensDetails,
   }
 }

@@ -16,13 +16,13 @@ export type BatchOptions = {
   readonly hashes: (typeof EVENT_HASHES)[number]
 }
 
-const MEDIUM = 'GPU'
 /** Plain attention has one group of KV blocks. */
 const GROUP = 0
 const SPEC_KIND = 'full_attention'
 
-/** A member of an event: its name in the map form, and what writes its value. */
-type Member = readonly [name: string, write: (writer: MsgpackWriter) => void]
+type Write = (writer: MsgpackWriter) => void
+/** A member of an event: its name in the map form, and what writes its value; undefined where it is at its default. */
+type Member = readonly [name: string, write: Write | undefined]
 
 /** The payload of a batch. */
 export function encodeBatch(atSeconds: number, events: readonly BlockEvent[], options: BatchOptions): Buffer {
@@ -32,15 +32,27 @@ export function encodeBatch(atSeconds: number, events: readonly BlockEvent[], op
   writer.array(events.length)
   for (const event of events) {
     const members = membersOf(event, options)
-    if (options.form === 'array') writer.array(members.length)
-    else writer.map(members.length)
-    for (const [name, write] of members) {
-      if (options.form === 'map') writer.text(name)
-      write(writer)
-    }
+    if (options.form === 'map') writeMap(writer, members)
+    else writeArray(writer, members)
   }
   writer.uint(options.rank)
   return writer.bytes()
+}
+
+/** Without what is at its default. */
+function writeMap(writer: MsgpackWriter, members: readonly Member[]): void {
+  const told = members.filter(([, write]) => write !== undefined)
+  writer.map(told.length)
+  for (const [name, write] of told) {
+    writer.text(name)
+    write?.(writer)
+  }
+}
+
+/** Every member holds its place. */
+function writeArray(writer: MsgpackWriter, members: readonly Member[]): void {
+  writer.array(members.length)
+  for (const [, write = nil] of members) write(writer)
 }
 
 function membersOf(event: BlockEvent, options: BatchOptions): readonly Member[] {
@@ -55,29 +67,30 @@ function membersOf(event: BlockEvent, options: BatchOptions): readonly Member[] 
 }
 
 function storedMembers(event: BlocksStored, options: BatchOptions): readonly Member[] {
-  const { hashes, parent, tokenIds, lora } = event
-  const members: Member[] = [
+  const { hashes, parent, tokenIds, lora, medium } = event
+  // Of blocks in the host's memory vLLM tells only the hash, unless it was told to tell all.
+  const isPlaceholder = medium === 'CPU' && tokenIds.length === 0
+  return [
     ['type', text('BlockStored')],
     ['block_hashes', (writer) => writeHashes(writer, hashes, options)],
     ['parent_block_hash', parent === undefined ? nil : (writer) => writeHash(writer, parent, options)],
     ['token_ids', (writer) => writeNumbers(writer, tokenIds)],
-    ['block_size', number(options.blockSizeTokens)],
+    ['block_size', number(isPlaceholder ? 0 : options.blockSizeTokens)],
     ['lora_id', lora ? number(lora.id) : nil],
-    ['medium', text(MEDIUM)],
+    ['medium', text(medium)],
     ['lora_name', lora ? text(lora.name) : nil],
-    ['extra_keys', (writer) => writeExtraKeys(writer, event)],
+    ['extra_keys', medium === 'GPU' ? (writer) => writeExtraKeys(writer, event) : undefined],
     ['group_idx', number(GROUP)],
-    ['kv_cache_spec_kind', text(SPEC_KIND)],
+    ['kv_cache_spec_kind', isPlaceholder ? undefined : text(SPEC_KIND)],
+    ['kv_cache_spec_sliding_window', undefined],
   ]
-  // What is at its default is left out of a map, and holds its place in an array: here the window.
-  return options.form === 'map' ? members : [...members, ['kv_cache_spec_sliding_window', nil]]
 }
 
-function removedMembers({ hash }: BlockRemoved, options: BatchOptions): readonly Member[] {
+function removedMembers({ hashes, medium }: BlockRemoved, options: BatchOptions): readonly Member[] {
   return [
     ['type', text('BlockRemoved')],
-    ['block_hashes', (writer) => writeHashes(writer, [hash], options)],
-    ['medium', text(MEDIUM)],
+    ['block_hashes', (writer) => writeHashes(writer, hashes, options)],
+    ['medium', text(medium)],
     ['group_idx', number(GROUP)],
   ]
 }
@@ -102,11 +115,11 @@ function nil(writer: MsgpackWriter): void {
   writer.nil()
 }
 
-function text(value: string): (writer: MsgpackWriter) => void {
+function text(value: string): Write {
   return (writer) => writer.text(value)
 }
 
-function number(value: number): (writer: MsgpackWriter) => void {
+function number(value: number): Write {
   return (writer) => writer.uint(value)
 }
 

@@ -123,12 +123,12 @@ function engineFamilies(page: Page, source: MetricsSource): void {
   page.counter(
     'vllm:external_prefix_cache_queries',
     'Tokens looked up through the KV connector.',
-    one(() => 0),
+    one(({ snapshot }) => snapshot.offloadQueriedTokens),
   )
   page.counter(
     'vllm:external_prefix_cache_hits',
     'Tokens found through the KV connector.',
-    one(() => 0),
+    one(({ snapshot }) => snapshot.offloadHitTokens),
   )
   page.counter(
     'vllm:mm_cache_queries',
@@ -213,12 +213,19 @@ function engineFamilies(page: Page, source: MetricsSource): void {
   page.counter('vllm:tool_call_parser_invocations', 'Answers looked through for tool calls.', parserSamples(source))
 }
 
-function sourcesOf({ metrics: { promptTokens, cachedTokens } }: RankSource): Readonly<Record<string, number>> {
-  return { local_compute: promptTokens - cachedTokens, local_cache_hit: cachedTokens, external_kv_transfer: 0 }
+function sourcesOf({
+  metrics: { promptTokens, cachedTokens, offloadedTokens },
+}: RankSource): Readonly<Record<string, number>> {
+  return {
+    local_compute: promptTokens - cachedTokens,
+    local_cache_hit: cachedTokens - offloadedTokens,
+    external_kv_transfer: offloadedTokens,
+  }
 }
 
-function tiersOf({ snapshot }: RankSource): Readonly<Record<string, number>> {
-  return Object.fromEntries(CACHE_TIERS.map((tier) => [tier, tier === 'device' ? snapshot.cacheHitTokens : 0]))
+function tiersOf({ metrics: { offloadedTokens }, snapshot }: RankSource): Readonly<Record<string, number>> {
+  const known: Readonly<Record<string, number>> = { device: snapshot.cacheHitTokens, host: offloadedTokens }
+  return Object.fromEntries(CACHE_TIERS.map((tier) => [tier, known[tier] ?? 0]))
 }
 
 function parserSamples({ config, parserCalls }: MetricsSource): readonly Sample[] {

@@ -54,6 +54,7 @@ export class RankMetrics {
   readonly histograms
   #promptTokens = 0
   #cachedTokens = 0
+  #offloadedTokens = 0
   #generationTokens = 0
   #left = 0
 
@@ -92,6 +93,7 @@ export class RankMetrics {
         tokens += promptTokens - caching.cachedTokens
         this.#promptTokens += promptTokens
         this.#cachedTokens += caching.cachedTokens
+        this.#offloadedTokens += caching.offloadedTokens
         timeToFirstToken.observe(seconds(timeToFirstTokenMs))
       } else if (interTokenMs !== undefined) interToken.observe(seconds(interTokenMs))
     }
@@ -144,6 +146,10 @@ export class RankMetrics {
 
   get cachedTokens(): number {
     return this.#cachedTokens
+  }
+
+  get offloadedTokens(): number {
+    return this.#offloadedTokens
   }
 
   get generationTokens(): number {

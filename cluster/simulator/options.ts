@@ -6,6 +6,7 @@ import { type AdapterSource, isMissing } from './adapters.ts'
 import { HASH_SEED_DEFAULT } from './block-hash.ts'
 import { SCHEDULING_POLICIES } from './engine.ts'
 import { EVENT_FORMS, EVENT_HASHES } from './kv-events.ts'
+import type { OffloadConfig } from './offload.ts'
 import { PRESET_DEFAULT, type Preset, presetNamed } from './preset.ts'
 
 export type SimulatorOptions = {
@@ -55,6 +56,8 @@ export type SimulatorOptions = {
   /** How KV events are written: `map` as of 0.23, `array` as before; hashes as numbers or whole. */
   readonly kvEventForm?: (typeof EVENT_FORMS)[number]
   readonly kvEventHashes?: (typeof EVENT_HASHES)[number]
+  /** A tier of KV blocks in the host's memory (`OffloadingConnector`). */
+  readonly offload?: OffloadConfig
   /** Whether /load tells how much is being served (`--enable-server-load-tracking`). */
   readonly trackServerLoad?: boolean
 }
@@ -62,8 +65,8 @@ export type SimulatorOptions = {
 export const RUNNERS = ['generate', 'pooling'] as const
 export type Runner = (typeof RUNNERS)[number]
 
-export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>> &
-  Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls'>
+export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls' | 'offload'>> &
+  Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls' | 'offload'>
 
 /** More would not fit beside each other's ports. */
 const DATA_PARALLEL_SIZE_MAX = 64
@@ -121,6 +124,7 @@ export function settleOptions(options: SimulatorOptions): Settings {
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(tls === undefined ? {} : { tls }),
+    ...(options.offload === undefined ? {} : { offload: options.offload }),
   }
 }
 

@@ -114,7 +114,7 @@ export function leastLoaded(ranks: readonly Rank[], from: number): Rank {
 }
 
 /** What an engine says last of a sequence that it was told to end. */
-function abortion({ id, promptTokens, cachedTokens }: FinishedSequence, atMs: number): Emission {
+function abortion({ id, promptTokens, cachedTokens, offloadedTokens }: FinishedSequence, atMs: number): Emission {
   return {
     id,
     utterance: { tokenId: 0, text: '', finish: { reason: 'abort', stopReason: null } },
@@ -123,6 +123,6 @@ function abortion({ id, promptTokens, cachedTokens }: FinishedSequence, atMs: nu
     timeToFirstTokenMs: undefined,
     interTokenMs: undefined,
     promptTokens,
-    caching: { cachedTokens, createdTokens: 0 },
+    caching: { cachedTokens, offloadedTokens, createdTokens: 0 },
   }
 }

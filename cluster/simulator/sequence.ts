@@ -41,8 +41,10 @@ export type SequenceRequest = {
 
 /** What the prefix cache did for a prompt. */
 export type PromptCaching = {
-  /** Prompt tokens that were found cached when the sequence was first scheduled. */
+  /** Prompt tokens that were found cached when the sequence was first scheduled, wherever. */
   readonly cachedTokens: number
+  /** Those of them that had to be copied from the host's memory. */
+  readonly offloadedTokens: number
   /** Prompt tokens that were computed and are cached now. */
   readonly createdTokens: number
 }
@@ -67,6 +69,7 @@ export type FinishedSequence = {
   readonly reason: FinishReason
   readonly promptTokens: number
   readonly cachedTokens: number
+  readonly offloadedTokens: number
   readonly outputTokens: number
   /** 0 where no token was wanted. */
   readonly maxTokens: number
@@ -94,7 +97,12 @@ export type Sequence = {
   /** How many of `blocks`, from the first, the prefix cache can find. */
   cachedBlocks: number
   cachedTokens: number
+  offloadedTokens: number
   createdTokens: number
+  /** While blocks are copied to it: when that is done. */
+  loadedAtMs: number | undefined
+  /** How many of its blocks, from the first, were offered to the host's memory. */
+  offeredBlocks: number
   preemptions: number
   /** Passed over when it last came to its turn, though there was room: the adapters of others fill a step. */
   isDeferred: boolean

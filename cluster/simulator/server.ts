@@ -186,6 +186,7 @@ function engineConfigOf(settings: Settings, blocks: number): EngineConfig {
     maxNumBatchedTokens: settings.maxNumBatchedTokens,
     policy: settings.schedulingPolicy,
     maxLoras: settings.maxLoras,
+    offload: settings.offload,
     blocks,
     blockSizeTokens: settings.blockSize,
     hashSeed: settings.hashSeed,

@@ -122,7 +122,7 @@ describe('a pod with a fault', () => {
     subscriber.subscribe('')
     let prompt = 0
     const store = async () => {
-      const ids = Array.from({ length: 8 }, (_, index) => 1 + ((prompt * 8 + index) % 500))
+      const ids = Array.from({ length: 8 }, (_, index) => 1 + ((prompt * 8 + index) % 200))
       prompt++
       await (await post(pod, '/v1/completions', { prompt: ids, max_tokens: 1 })).text()
     }

@@ -172,6 +172,7 @@ describe('like the real vLLM', () => {
         const { parent_block_hash: parent, token_ids: tokenIds = [] } = event
         return {
           type: 'stored',
+          medium: 'GPU',
           hashes,
           parent: parent ? nameOf(parent) : undefined,
           tokenIds,
@@ -180,7 +181,7 @@ describe('like the real vLLM', () => {
         }
       }
       case 'BlockRemoved':
-        return { type: 'removed', hash: hashes[0] ?? '' }
+        return { type: 'removed', medium: 'GPU', hashes }
       case 'AllBlocksCleared':
         return { type: 'cleared' }
     }
@@ -199,7 +200,7 @@ describe('like the real vLLM', () => {
     }
     return events.map((event) => {
       if (event.type === 'stored') return `stored ${namesOf(event).join(' ')}`
-      return event.type === 'removed' ? `removed ${names.get(event.hash)}` : event.type
+      return event.type === 'removed' ? `removed ${names.get(event.hashes[0] ?? '')}` : event.type
     })
   }
 })

@@ -72,7 +72,7 @@ describe('a pod of two ranks', () => {
     subscriber.subscribe('')
     // A publisher drops what it sends before it knows of its subscribers.
     const asking = setInterval(() => {
-      const prompt = Array.from({ length: 8 }, () => Math.floor(Math.random() * 500))
+      const prompt = Array.from({ length: 8 }, () => Math.floor(Math.random() * 200))
       void post(pod, '/v1/completions', { prompt, max_tokens: 1 }, { headers: { 'x-data-parallel-rank': '1' } })
     }, 20)
     const [, , payload] = (await subscriber.receive()) as [Buffer, Buffer, Buffer]

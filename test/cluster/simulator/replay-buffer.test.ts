@@ -18,6 +18,7 @@ const stored = (blocks: number) => ({
   hashes: Array<string>(blocks).fill('h'.repeat(32)),
   parent: undefined,
   tokenIds: Array<number>(blocks * 16).fill(2 ** 32 - 1),
+  medium: 'GPU' as const,
   salt: undefined,
   lora: undefined,
 })
