@@ -54,6 +54,13 @@ export const SIMULATOR_FLAGS = {
   'kv-events-port': { type: 'string', value: 'N', help: 'port of its KV events (default: any free one), or off' },
   'kv-replay-port': { type: 'string', value: 'N', help: 'port that sends them again (default: any free one)' },
   'kv-events-form': { type: 'string', value: 'NAME', help: 'map as of vLLM 0.23, or array as before (default map)' },
+  'max-num-queued-reqs': { type: 'string', value: 'N', help: 'unfinished requests, more are refused (default: any)' },
+  'max-num-queued-tokens': { type: 'string', value: 'N', help: 'prompt tokens that wait (default: any)' },
+  'shutdown-timeout': {
+    type: 'string',
+    value: 'N',
+    help: 'seconds to finish what is in flight at SIGTERM (default 0)',
+  },
   'kv-offloading-blocks': { type: 'string', value: 'N', help: 'KV blocks kept in host memory too (default: none)' },
   'kv-offloading-ms-per-block': { type: 'string', value: 'X', help: 'to copy one back (default 0.1)' },
   'self-describing-kv-events': { type: 'boolean', help: 'events of host memory tell tokens and parents' },
@@ -91,7 +98,7 @@ export async function runSimulator(
     env,
     podIp,
     stopped,
-  }: { readonly env: Env; readonly podIp: string | undefined; readonly stopped: () => Promise<unknown> },
+  }: { readonly env: Env; readonly podIp: string | undefined; readonly stopped: () => Promise<string> },
 ): Promise<void> {
   if (verb === 'record' && rest.length === 0) return recordTimings(values)
   if (verb === 'fit' && rest.length === 1) return fitTimings(values, rest[0] as string)
@@ -112,7 +119,12 @@ export async function runSimulator(
       process.stdout.write(`simulated vLLM listens on ${pod.url}${told}\n`)
     }
     process.stdout.write(`make ${count === 1 ? 'it' : 'them'} fail: ${door.url}\n`)
-    await stopped()
+    const signal = await stopped()
+    // Ctrl-C ends it; SIGTERM is what vLLM makes of it.
+    if (signal === 'SIGTERM') {
+      const drainMs = (number(values, 'shutdown-timeout', 0, 86_400) ?? 0) * 1_000
+      await Promise.all(pods.map((pod) => pod.simulator()?.terminate(drainMs)))
+    }
     await door.close()
   } finally {
     await Promise.all(pods.map((pod) => pod.close()))
@@ -152,6 +164,8 @@ function simulatorOptions(values: FlagValues, env: Env): SimulatorOptions {
     kvReplayPort: port(values, 'kv-replay-port'),
     kvEventForm: choice(values, 'kv-events-form', EVENT_FORMS),
     kvEventHashes: env.VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES === '0' ? 'bytes' : undefined,
+    maxNumQueuedReqs: number(values, 'max-num-queued-reqs', 1, 1_000_000),
+    maxNumQueuedTokens: number(values, 'max-num-queued-tokens', 1, 1e12),
     offload: offloadOf(values),
     responsesStore: isOn(values, 'responses-store') || Number(env.VLLM_ENABLE_RESPONSES_API_STORE ?? 0) !== 0,
     trackServerLoad: isOn(values, 'enable-server-load-tracking'),

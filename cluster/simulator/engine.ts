@@ -44,6 +44,8 @@ export type EngineSnapshot = {
   readonly waiting: number
   /** Those of the waiting that were passed over for another reason than room. */
   readonly deferred: number
+  /** Prompt tokens of requests that have no token yet. */
+  readonly queuedTokens: number
   /** Names of adapters whose requests have got a token and not their last. */
   readonly runningLoras: readonly string[]
   /** Blocks that running sequences hold. */
@@ -279,6 +281,7 @@ export class Engine {
       running: this.#running.length,
       waiting: this.#waiting.length + this.#loading.length,
       deferred: this.#waiting.reduce((count, { isDeferred }) => count + (isDeferred ? 1 : 0), this.#loading.length),
+      queuedTokens: queuedTokens([this.#waiting, this.#loading, this.#running]),
       runningLoras: loraNames(this.#running),
       usedBlocks: this.#cache.usedBlocks,
       cachedBlocks: this.#cache.cachedBlocks,
@@ -399,6 +402,15 @@ function isLoaded(sequence: Sequence | undefined, nowMs: number): boolean {
 /** Below 0 where `a` goes first. */
 function compareUrgency(a: Sequence, b: Sequence): number {
   return (a.request.priority ?? 0) - (b.request.priority ?? 0) || a.arrivedAtMs - b.arrivedAtMs
+}
+
+function queuedTokens(lists: readonly (readonly Sequence[])[]): number {
+  let tokens = 0
+  for (const list of lists) {
+    for (const { request, firstTokenAtMs } of list)
+      if (firstTokenAtMs === undefined) tokens += request.promptTokenIds.length
+  }
+  return tokens
 }
 
 function loraNames(sequences: readonly Sequence[]): readonly string[] {

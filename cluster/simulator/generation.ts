@@ -21,6 +21,8 @@ export type GenerationDeps = {
   /** What passes before a request of so many prompt tokens reaches the engine. */
   readonly delayMs: (promptTokens: number) => number
   readonly faults: () => LivingFaults
+  /** Whether the pod is about to end: requests that come are ended at once. */
+  readonly isDraining: () => boolean
   readonly promptTokensDetails: boolean
   readonly systemFingerprint: string
 }
@@ -146,6 +148,7 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
         throw error
       }
       rank.driver.wake()
+      if (deps.isDraining()) rank.abort(sequence.id)
     }
   }
 }

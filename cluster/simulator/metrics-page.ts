@@ -7,6 +7,8 @@ import {
   PARSER_CALLERS,
   PARSER_MODES,
   PARSER_OUTCOMES,
+  QUEUE_LIMITS,
+  type QueueLimit,
   type RankMetrics,
   type ToolParserCalls,
 } from './metrics.ts'
@@ -37,6 +39,8 @@ export type MetricsSource = {
   readonly ranks: readonly { readonly metrics: RankMetrics; readonly snapshot: EngineSnapshot }[]
   readonly sleepState: SleepState
   readonly parserCalls: ToolParserCalls
+  /** Requests that a queue limit refused. */
+  readonly refused: ReadonlyMap<QueueLimit, number>
   /** What was seen in use so far, the newest with the latest time; empty where the pod takes no adapters. */
   readonly lora: readonly LoraUse[]
 }
@@ -46,7 +50,6 @@ type Sample = { readonly labels: Labels; readonly value: number }
 type RankSource = MetricsSource['ranks'][number]
 
 const CACHE_TIERS = ['device', 'host', 'p2p', 'disk', 'external_unspecified'] as const
-const QUEUE_LIMITS = ['max_num_queued_reqs', 'max_num_queued_tokens'] as const
 
 /** The page; without `withEngine` as a vLLM with its statistics switched off. */
 export function metricsPage(source: MetricsSource, withEngine: boolean): string {
@@ -172,7 +175,10 @@ function engineFamilies(page: Page, source: MetricsSource): void {
   page.counter(
     'vllm:admission_rejections',
     'Requests refused by a queue limit.',
-    QUEUE_LIMITS.map((reason) => ({ labels: { model_name: source.config.model, reason }, value: 0 })),
+    QUEUE_LIMITS.map((reason) => ({
+      labels: { model_name: source.config.model, reason },
+      value: source.refused.get(reason) ?? 0,
+    })),
   )
   const all = (name: keyof RankMetrics['histograms']) => ranks.map(({ metrics }) => metrics.histograms[name])
   page.histogram('vllm:request_prompt_tokens', 'Prompt tokens of a request.', all('promptTokens'))

@@ -157,6 +157,9 @@ export class RankMetrics {
   }
 }
 
+export const QUEUE_LIMITS = ['max_num_queued_reqs', 'max_num_queued_tokens'] as const
+export type QueueLimit = (typeof QUEUE_LIMITS)[number]
+
 /** Answers that were looked through for tool calls, by mode, outcome and caller. */
 export class ToolParserCalls {
   readonly #calls = new Map<string, number>()

@@ -58,6 +58,9 @@ export type SimulatorOptions = {
   readonly kvEventHashes?: (typeof EVENT_HASHES)[number]
   /** A tier of KV blocks in the host's memory (`OffloadingConnector`). */
   readonly offload?: OffloadConfig
+  /** Requests that may be unfinished at once, and prompt tokens that may wait for their first token; more are refused. */
+  readonly maxNumQueuedReqs?: number
+  readonly maxNumQueuedTokens?: number
   /** Whether /load tells how much is being served (`--enable-server-load-tracking`). */
   readonly trackServerLoad?: boolean
 }
@@ -65,8 +68,9 @@ export type SimulatorOptions = {
 export const RUNNERS = ['generate', 'pooling'] as const
 export type Runner = (typeof RUNNERS)[number]
 
-export type Settings = Required<Omit<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls' | 'offload'>> &
-  Pick<SimulatorOptions, 'tokenizerDir' | 'apiKey' | 'tls' | 'offload'>
+type WithoutDefault = 'tokenizerDir' | 'apiKey' | 'tls' | 'offload' | 'maxNumQueuedReqs' | 'maxNumQueuedTokens'
+
+export type Settings = Required<Omit<SimulatorOptions, WithoutDefault>> & Pick<SimulatorOptions, WithoutDefault>
 
 /** More would not fit beside each other's ports. */
 const DATA_PARALLEL_SIZE_MAX = 64
@@ -124,7 +128,16 @@ export function settleOptions(options: SimulatorOptions): Settings {
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),
     ...(tls === undefined ? {} : { tls }),
+    ...queueLimits(options),
     ...(options.offload === undefined ? {} : { offload: options.offload }),
+  }
+}
+
+function queueLimits(options: SimulatorOptions): Pick<SimulatorOptions, 'maxNumQueuedReqs' | 'maxNumQueuedTokens'> {
+  const { maxNumQueuedReqs: requests, maxNumQueuedTokens: tokens } = options
+  return {
+    ...(requests === undefined ? {} : { maxNumQueuedReqs: whole('maxNumQueuedReqs', requests, 1) }),
+    ...(tokens === undefined ? {} : { maxNumQueuedTokens: whole('maxNumQueuedTokens', tokens, 1) }),
   }
 }
 

@@ -19,8 +19,8 @@ export type Rank = {
   readonly publishTo: (publisher: KvPublisher) => void
   /** As of the end of the last step: what vLLM's gauges tell, which nothing but a step refreshes. */
   readonly told: () => EngineSnapshot
-  /** Ends what is in flight, and tells its listeners. */
-  readonly abortAll: () => void
+  /** Ends one sequence, and tells its listener. */
+  readonly abort: (id: string) => void
   /** Ends what is in flight without a word: whoever listened is gone. */
   readonly drop: () => void
   /** Begins no request more; resolves when nothing is worked on. */
@@ -52,14 +52,13 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
       if (idleWaiters.length > 0 && engine.snapshot().running === 0) for (const go of idleWaiters.splice(0)) go()
     },
   })
-  const abortAll = () => {
-    for (const [id, listener] of [...listeners]) {
-      const atMs = nowMs()
-      const finished = engine.abort(id, atMs)
-      if (!finished) continue
-      metrics.recordFinished(finished)
-      listener(abortion(finished, atMs))
-    }
+  const abort = (id: string) => {
+    const atMs = nowMs()
+    const listener = listeners.get(id)
+    const finished = engine.abort(id, atMs)
+    if (!finished) return
+    metrics.recordFinished(finished)
+    listener?.(abortion(finished, atMs))
   }
   return {
     index,
@@ -72,13 +71,13 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
       publisher = opened
     },
     told: () => told,
-    abortAll,
+    abort,
     drop: () => {
       listeners.clear()
       for (const _ of engine.abortAll(nowMs())) metrics.recordLeft()
     },
     pause: async (mode) => {
-      if (mode === 'abort') abortAll()
+      if (mode === 'abort') for (const id of [...listeners.keys()]) abort(id)
       engine.pause(mode === 'keep' ? 'all' : 'new')
       if (engine.snapshot().running > 0 && mode === 'wait')
         await new Promise<void>((resolve) => idleWaiters.push(resolve))

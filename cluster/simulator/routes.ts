@@ -2,6 +2,7 @@
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Adapters, Change } from './adapters.ts'
+import type { Admission } from './admission.ts'
 import { headerOf, refuse, withJson } from './body.ts'
 import { isSleeping, resetPrefixCache, sleep, wakeUp } from './dev-routes.ts'
 import { serveEmbedding } from './embedding-exchange.ts'
@@ -43,6 +44,7 @@ export type Pod = {
   /** In their order; one without data parallelism. */
   readonly ranks: readonly Rank[]
   readonly adapters: Adapters
+  readonly admission: Admission
   readonly sleep: Sleep
   /** The page of all ranks; without their families as a vLLM with its statistics switched off. */
   readonly metricsPage: (withEngine: boolean) => string
@@ -280,7 +282,7 @@ function answerDetokenize({ limits }: Pod, req: IncomingMessage, res: ServerResp
 }
 
 function generate(
-  { exchange, limits, faults, ranks }: Pod,
+  { exchange, limits, faults, ranks, admission }: Pod,
   parse: typeof parseChat,
   req: IncomingMessage,
   res: ServerResponse,
@@ -295,6 +297,8 @@ function generate(
     if (rank !== undefined && !ranks[rank]) {
       return refuse(res, worded(badRequest(`data_parallel_rank ${rank} is out of range [0, ${ranks.length}).`)))
     }
+    const busy = admission.refuse(request.prompts.length * request.n)
+    if (busy) return refuse(res, worded(busy))
     const placed = { ...request, rank, priority: wholeHeader(req, 'x-vllm-priority') ?? request.priority }
     const loadHeader = () => loadHeaderOf(ranks, headerOf(req, 'endpoint-load-metrics-format'))
     serveGeneration(exchange, placed, headerOf(req, 'x-request-id'), loadHeader, res)
@@ -311,12 +315,18 @@ function countMessageTokens({ limits, faults }: Pod, req: IncomingMessage, res: 
   })
 }
 
-function answerResponse({ responses, limits, faults }: Pod, req: IncomingMessage, res: ServerResponse): void {
+function answerResponse(
+  { responses, limits, faults, admission }: Pod,
+  req: IncomingMessage,
+  res: ServerResponse,
+): void {
   const { refuseStatus } = faults()
   withJson(req, res, (text) => {
     if (refuseStatus !== undefined) return refuse(res, refusalWithStatus(refuseStatus))
     const request = parseResponse(text, limits, responses.store)
     if (request instanceof ApiError) return refuse(res, request)
+    const busy = admission.refuse(1)
+    if (busy) return refuse(res, busy)
     const priority = wholeHeader(req, 'x-vllm-priority') ?? request.generation.priority
     serveResponse(responses, { ...request, generation: { ...request.generation, priority } }, res)
   })

@@ -3,9 +3,11 @@ import { createHash } from 'node:crypto'
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import { createRandom } from '../../shared/random.ts'
 import { listen } from '../listen.ts'
 import { createAdapters } from './adapters.ts'
+import { createAdmission } from './admission.ts'
 import type { EngineConfig, EngineSnapshot } from './engine.ts'
 import type { LivingFaults } from './faults.ts'
 import { type Generation, type GenerationDeps, reportFault } from './generation.ts'
@@ -52,10 +54,16 @@ export type Simulator = {
     readonly set: (faults: LivingFaults) => void
   }
   readonly stats: () => SimulatorStats
+  /**
+   * What SIGTERM does to a vLLM: for so long it finishes what is in flight and ends at once what comes; then it is gone but
+   * for the connections of answers that did not end, which stay open and silent. Resolves when their clients have left.
+   */
+  readonly terminate: (drainMs: number) => Promise<void>
   /** Aborts what is in flight and closes every connection. */
   readonly close: () => Promise<void>
 }
 
+const DRAIN_LOOK_MS = 20
 /** uvicorn's; clients that keep a connection longer run into its end. */
 const KEEP_ALIVE_MS = 5_000
 
@@ -84,7 +92,9 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
   )
   const sleep = createSleep(ranks)
   const adapters = createAdapters({ models, enabled: settings.maxLoras > 0 }, settings.loraModules)
+  const admission = createAdmission(settings, ranks)
   const parserCalls = new ToolParserCalls()
+  let isDraining = false
   let placed = 0
   const exchange: GenerationDeps = {
     place: (rank) => ranks[rank ?? -1] ?? leastLoaded(ranks, placed++),
@@ -94,6 +104,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     nowMs,
     delayMs: (promptTokens) => requestDurationMs(settings.preset.timing.request, promptTokens, settings.speed),
     faults: () => faults,
+    isDraining: () => isDraining,
     promptTokensDetails: settings.promptTokensDetails,
     systemFingerprint: fingerprintOf(settings),
   }
@@ -110,11 +121,15 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     },
     ranks,
     adapters,
+    admission,
     sleep,
     metricsPage: (withEngine) => {
       const snapshots = ranks.map(({ metrics, told }) => ({ metrics, snapshot: told() }))
       const lora = loraUses(snapshots.map(({ snapshot }) => snapshot))
-      return metricsPage({ config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, lora }, withEngine)
+      return metricsPage(
+        { config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, refused: admission.refused, lora },
+        withEngine,
+      )
     },
     stalePage: () => stalePage,
     serverLoad: () => serverLoad,
@@ -176,6 +191,19 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
       },
     },
     stats: () => statsOf(ranks),
+    terminate: async (drainMs) => {
+      isDraining = true
+      const isIdle = () => statsOf(ranks).running + statsOf(ranks).waiting === 0
+      for (let waitedMs = 0; waitedMs < drainMs && !isIdle(); waitedMs += DRAIN_LOOK_MS) await delay(DRAIN_LOOK_MS)
+      for (const { driver } of ranks) driver.stop()
+      await Promise.all([
+        new Promise((resolve) => {
+          server.close(resolve)
+          server.closeIdleConnections()
+        }),
+        ...ranks.map(({ publisher }) => publisher()?.close()),
+      ])
+    },
     close,
   }
 }
