@@ -2,11 +2,11 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { choice, type Flag, type FlagValues, isOn, number, port, text, texts } from './flags.ts'
 import type { AdapterSource } from './simulator/adapters.ts'
-import { SCHEDULING_POLICIES } from './simulator/engine.ts'
 import { describeFaults, faultsOfFlags } from './simulator/faults.ts'
 import { EVENT_FORMS } from './simulator/kv-events.ts'
 import type { OffloadConfig } from './simulator/offload.ts'
 import { RUNNERS } from './simulator/options.ts'
+import { SCHEDULING_POLICIES } from './simulator/policy.ts'
 import { loadPreset, PRESET_DEFAULT, PRESET_GRAMMAR, type Preset } from './simulator/preset.ts'
 import type { SimulatorOptions } from './simulator/server.ts'
 import { UserError } from './user-error.ts'
@@ -56,6 +56,7 @@ export const SIMULATOR_FLAGS = {
   'kv-events-form': { type: 'string', value: 'NAME', help: 'map as of vLLM 0.23, or array as before (default map)' },
   'max-num-queued-reqs': { type: 'string', value: 'N', help: 'unfinished requests, more are refused (default: any)' },
   'max-num-queued-tokens': { type: 'string', value: 'N', help: 'prompt tokens that wait (default: any)' },
+  'stream-interval': { type: 'string', value: 'N', help: 'tokens that a stream tells at a time (default 1)' },
   'shutdown-timeout': {
     type: 'string',
     value: 'N',
@@ -164,6 +165,7 @@ function simulatorOptions(values: FlagValues, env: Env): SimulatorOptions {
     kvReplayPort: port(values, 'kv-replay-port'),
     kvEventForm: choice(values, 'kv-events-form', EVENT_FORMS),
     kvEventHashes: env.VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES === '0' ? 'bytes' : undefined,
+    streamInterval: number(values, 'stream-interval', 1, 1_000_000),
     maxNumQueuedReqs: number(values, 'max-num-queued-reqs', 1, 1_000_000),
     maxNumQueuedTokens: number(values, 'max-num-queued-tokens', 1, 1e12),
     offload: offloadOf(values),

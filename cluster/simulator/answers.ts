@@ -155,8 +155,8 @@ function usageCounts({ promptTokens, completionTokens }: Pick<UsageCounts, 'prom
 export type StreamedToken = {
   readonly choice: Choice
   readonly text: string
-  /** Undefined where a choice ends without one. */
-  readonly tokenId: number | undefined
+  /** None where a choice ends without one. */
+  readonly tokenIds: readonly number[]
   readonly finish: Finish | undefined
   /** Whether it is the choice's first. */
   readonly first: boolean
@@ -227,11 +227,11 @@ export function createStreamWriter(
 /** Writes each token's member; a completion's remembers where in its choice's text it is. */
 function createLogprobsWriter(request: GenerationRequest, logprobs: Logprobs): (token: StreamedToken) => string {
   const said = new Map<number, { readonly tokens: number; readonly offset: number }>()
-  return ({ choice, tokenId, first, completionTokens }) => {
-    if (tokenId === undefined) return 'null'
-    if (request.api === 'chat') return JSON.stringify(logprobs.chat([tokenId], completionTokens - 1))
+  return ({ choice, tokenIds, first, completionTokens }) => {
+    if (tokenIds.length === 0) return 'null'
+    if (request.api === 'chat') return JSON.stringify(logprobs.chat(tokenIds, completionTokens - tokenIds.length))
     const before = said.get(choice.index) ?? { tokens: 0, offset: 0 }
-    const ids = first ? textTokens(request, choice, [tokenId]) : [tokenId]
+    const ids = first ? textTokens(request, choice, tokenIds) : tokenIds
     said.set(choice.index, {
       tokens: before.tokens + ids.length,
       offset: logprobs.offsetAfter(ids, before.offset),
@@ -242,10 +242,10 @@ function createLogprobsWriter(request: GenerationRequest, logprobs: Logprobs): (
 
 /** Undefined where a token only leads to a call, and nobody asked for the tokens themselves. */
 function chatChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string | undefined {
-  const { choice, finish, tokenId } = token
+  const { choice, finish, tokenIds } = token
   const delta = chatDelta(request, token)
   if (delta === '{}' && !finish && logprobs === 'null' && !request.returnTokenIds) return undefined
-  const ids = request.returnTokenIds ? `[${tokenId ?? ''}]` : 'null'
+  const ids = request.returnTokenIds ? `[${tokenIds}]` : 'null'
   const told = request.tool !== undefined && readCall(request.tool, choice.text).isNamed
   const ending = finish
     ? `"finish_reason":"${chatFinishReason(request, finish, told)}","stop_reason":${JSON.stringify(finish.stopReason)}`
@@ -266,8 +266,8 @@ function chatDelta({ tool }: GenerationRequest, { choice, text }: StreamedToken)
 }
 
 function completionChunkChoice(request: GenerationRequest, token: StreamedToken, logprobs: string): string {
-  const { choice, text, finish, tokenId, first } = token
-  const ids = request.returnTokenIds ? `[${tokenId ?? ''}]` : 'null'
+  const { choice, text, finish, tokenIds, first } = token
+  const ids = request.returnTokenIds ? `[${tokenIds}]` : 'null'
   const promptIds = request.returnTokenIds && first ? JSON.stringify(promptOfChoice(request, choice.index)) : 'null'
   const reason = finish ? `"${finish.reason}"` : 'null'
   const stopReason = JSON.stringify(finish?.stopReason ?? null)

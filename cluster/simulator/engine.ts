@@ -2,6 +2,7 @@
 // preemption by recomputation. It has no clock, no randomness and no I/O: the same calls give the same answers.
 import type { BlockEvent } from './block-pool.ts'
 import { KvCache, type KvCacheConfig } from './kv-cache.ts'
+import { enqueue, leastUrgent, requeue, type SchedulingPolicy } from './policy.ts'
 import {
   type Emission,
   type FinishedSequence,
@@ -14,15 +15,13 @@ import {
 } from './sequence.ts'
 import { type StepTiming, type StepWork, stepDurationMs } from './timing.ts'
 
-export const SCHEDULING_POLICIES = ['fcfs', 'priority'] as const
-
 export type EngineConfig = KvCacheConfig & {
   /** Sequences that may run at once. */
   readonly maxNumSeqs: number
   /** Tokens that one step may compute. */
   readonly maxNumBatchedTokens: number
   /** Who is served first, and taken back last: who came first, or whose priority is lowest. */
-  readonly policy: (typeof SCHEDULING_POLICIES)[number]
+  readonly policy: SchedulingPolicy
   /** Different adapters that one step may use. */
   readonly maxLoras: number
   readonly timing: StepTiming
@@ -131,7 +130,7 @@ export class Engine {
       isDeferred: false,
     }
     this.#sequences.set(request.id, sequence)
-    this.#queue(sequence, this.#waiting.length)
+    enqueue(this.#waiting, sequence, this.#config.policy)
   }
 
   /** Drops a request and frees its blocks at once; undefined when it is not there (any more). */
@@ -183,7 +182,7 @@ export class Engine {
     }
     /** Takes back the least urgent of the running; gives its place. */
     const makeRoom = (): number => {
-      const index = this.#leastUrgent()
+      const index = leastUrgent(this.#running, this.#config.policy)
       const victim = this.#preempt(index)
       const place = scheduled.findIndex(({ sequence }) => sequence === victim)
       for (const { tokens } of place < 0 ? [] : scheduled.splice(place, 1)) budget += tokens
@@ -318,33 +317,13 @@ export class Engine {
     return doneAtMs
   }
 
-  /** Puts a sequence into the queue: at a place, or where its priority belongs. */
-  #queue(sequence: Sequence, place: number): void {
-    if (this.#config.policy === 'fcfs') {
-      this.#waiting.splice(place, 0, sequence)
-      return
-    }
-    const behind = this.#waiting.findIndex((other) => compareUrgency(sequence, other) < 0)
-    this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, sequence)
-  }
-
-  /** The place of the running sequence that is taken back first. */
-  #leastUrgent(): number {
-    let least = this.#running.length - 1
-    if (this.#config.policy === 'fcfs') return least
-    for (const [index, sequence] of this.#running.entries()) {
-      if (compareUrgency(sequence, this.#running[least] as Sequence) > 0) least = index
-    }
-    return least
-  }
-
   /** Sends a running sequence back to the head of the queue. */
   #preempt(index: number): Sequence {
     const [victim] = this.#running.splice(index, 1) as [Sequence]
     this.#cache.release(victim)
     victim.preemptions++
     this.#preemptions++
-    this.#queue(victim, 0)
+    requeue(this.#waiting, victim, this.#config.policy)
     return victim
   }
 
@@ -397,11 +376,6 @@ export class Engine {
 
 function isLoaded(sequence: Sequence | undefined, nowMs: number): boolean {
   return sequence?.loadedAtMs !== undefined && sequence.loadedAtMs <= nowMs
-}
-
-/** Below 0 where `a` goes first. */
-function compareUrgency(a: Sequence, b: Sequence): number {
-  return (a.request.priority ?? 0) - (b.request.priority ?? 0) || a.arrivedAtMs - b.arrivedAtMs
 }
 
 function queuedTokens(lists: readonly (readonly Sequence[])[]): number {

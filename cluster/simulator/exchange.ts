@@ -36,7 +36,7 @@ export function serveGeneration(
   }
   const logprobs = request.logprobs === undefined ? undefined : createLogprobs(deps.tokenizer, request.logprobs)
   const generation = createGeneration(deps, request, {
-    token: (choice, text, last, isToken) => streaming?.token(choice, text, last, isToken),
+    token: (choice, text, last, tokenIds) => streaming?.token(choice, text, last, tokenIds),
     done: (usage) => {
       if (streaming) return streaming.end(usage)
       for (const choice of choices)
@@ -74,7 +74,7 @@ export function serveGeneration(
 
 type Streaming = {
   readonly begin: () => void
-  readonly token: (choice: Choice, text: string, last: boolean, isToken: boolean) => void
+  readonly token: (choice: Choice, text: string, last: boolean, tokenIds: readonly number[]) => void
   readonly end: (usage: UsageCounts) => void
 }
 
@@ -88,18 +88,18 @@ function createStreaming(
   let opened = false
   return {
     begin: () => beginEventStream(res),
-    token: (choice, text, last, isToken) => {
+    token: (choice, text, last, tokenIds) => {
       let bytes = ''
       if (!opened) {
         opened = true
         bytes = choices.map(writer.opening).join('')
       }
-      const first = isToken && choice.tokenIds.length === 1
+      const first = tokenIds.length > 0 && choice.tokenIds.length === tokenIds.length
       const echoed = first && request.echo ? echoOf(deps.tokenizer, request, choice) : ''
       bytes += writer.token({
         choice,
         text: echoed + text,
-        tokenId: isToken ? choice.tokenIds.at(-1) : undefined,
+        tokenIds,
         finish: choice.finish,
         first,
         last,

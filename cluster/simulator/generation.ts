@@ -24,6 +24,8 @@ export type GenerationDeps = {
   /** Whether the pod is about to end: requests that come are ended at once. */
   readonly isDraining: () => boolean
   readonly promptTokensDetails: boolean
+  /** Tokens that a stream tells at a time. */
+  readonly streamInterval: number
   readonly systemFingerprint: string
 }
 
@@ -31,8 +33,8 @@ export type FailureKind = 'error' | 'dead' | 'died'
 
 /** What may become of a generation. After `done` or `failed` nothing more is told. */
 export type GenerationListener = {
-  /** `last` when no choice has more to say; not `isToken` where a choice ends without one. */
-  readonly token: (choice: Choice, text: string, last: boolean, isToken: boolean) => void
+  /** `last` when no choice has more to say; no ids where a choice ends without a token. */
+  readonly token: (choice: Choice, text: string, last: boolean, tokenIds: readonly number[]) => void
   readonly done: (usage: UsageCounts) => void
   /** `error`: the engine failed; `dead`: for good. `died`: the pod did, and nobody is left to say so. */
   readonly failed: (how: FailureKind) => void
@@ -90,6 +92,18 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
     return true
   }
 
+  /** What a choice has said that was not told: a stream tells the first token at once, then some together. */
+  const untold = new Map<number, { text: string; readonly tokenIds: number[] }>()
+  const hold = ({ index, tokenIds }: Choice, { text, tokenId, finish }: Utterance, isToken: boolean) => {
+    const held = untold.get(index) ?? { text: '', tokenIds: [] }
+    held.text += text
+    if (isToken) held.tokenIds.push(tokenId)
+    const isHeld = request.stream && !finish && tokenIds.length > 1 && held.tokenIds.length < deps.streamInterval
+    if (isHeld) untold.set(index, held)
+    else untold.delete(index)
+    return isHeld ? undefined : held
+  }
+
   const hear = (choice: Choice, rank: Rank, { id, utterance, isToken, caching: found }: Emission) => {
     if (meetsFault()) return
     if (utterance.finish?.reason === 'error') return fail('error')
@@ -102,8 +116,9 @@ export function createGeneration(deps: GenerationDeps, request: GenerationReques
       rank.listeners.delete(id)
       open--
     }
+    const held = hold(choice, utterance, isToken)
     if (!request.promptOnly) choice.text += utterance.text
-    to.token(choice, request.promptOnly ? '' : utterance.text, open === 0, isToken)
+    if (held) to.token(choice, request.promptOnly ? '' : held.text, open === 0, held.tokenIds)
     if (open > 0) {
       meetsFault()
       return

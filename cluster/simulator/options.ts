@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { UserError } from '../user-error.ts'
 import { type AdapterSource, isMissing } from './adapters.ts'
 import { HASH_SEED_DEFAULT } from './block-hash.ts'
-import { SCHEDULING_POLICIES } from './engine.ts'
 import { EVENT_FORMS, EVENT_HASHES } from './kv-events.ts'
 import type { OffloadConfig } from './offload.ts'
+import { SCHEDULING_POLICIES } from './policy.ts'
 import { PRESET_DEFAULT, type Preset, presetNamed } from './preset.ts'
 
 export type SimulatorOptions = {
@@ -61,6 +61,8 @@ export type SimulatorOptions = {
   /** Requests that may be unfinished at once, and prompt tokens that may wait for their first token; more are refused. */
   readonly maxNumQueuedReqs?: number
   readonly maxNumQueuedTokens?: number
+  /** Tokens that a stream tells at a time, after its first (`--stream-interval`). */
+  readonly streamInterval?: number
   /** Whether /load tells how much is being served (`--enable-server-load-tracking`). */
   readonly trackServerLoad?: boolean
 }
@@ -124,6 +126,7 @@ export function settleOptions(options: SimulatorOptions): Settings {
     schedulingPolicy: oneOf('schedulingPolicy', options.schedulingPolicy ?? 'fcfs', SCHEDULING_POLICIES),
     kvEventForm: oneOf('kvEventForm', options.kvEventForm ?? 'map', EVENT_FORMS),
     kvEventHashes: oneOf('kvEventHashes', options.kvEventHashes ?? 'int', EVENT_HASHES),
+    streamInterval: whole('streamInterval', options.streamInterval ?? 1, 1),
     trackServerLoad: options.trackServerLoad ?? false,
     ...(tokenizerDir === undefined ? {} : { tokenizerDir }),
     ...(apiKey === undefined ? {} : { apiKey }),

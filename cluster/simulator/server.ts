@@ -106,6 +106,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     faults: () => faults,
     isDraining: () => isDraining,
     promptTokensDetails: settings.promptTokensDetails,
+    streamInterval: settings.streamInterval,
     systemFingerprint: fingerprintOf(settings),
   }
   const page = { model: models[0] as string, maxModelLen, blockSizeTokens: blockSize, blocks, createdAtMs: startedAtMs }

@@ -327,6 +327,21 @@ describe('the door', () => {
   })
 })
 
+describe('a stream told some tokens at a time', () => {
+  it('tells the first at once, then as many as it was told to, and loses none', async () => {
+    const pod = await startPod({ streamInterval: 4 })
+    const ask = { prompt: 'abc', max_tokens: 10, ignore_eos: true, stream: true, return_token_ids: true }
+    const whole = (await (await post(pod, '/v1/completions', { ...ask, stream: false, temperature: 0 })).json()) as {
+      choices: [{ text: string }]
+    }
+    const events = eventsOf(await (await post(pod, '/v1/completions', { ...ask, temperature: 0 })).text())
+    const choices = events.slice(0, -1).map((data) => JSON.parse(data).choices[0])
+    expect(choices.map(({ token_ids: ids }) => ids.length)).toEqual([1, 4, 4, 1])
+    expect(choices.map(({ text }) => text).join('')).toBe(whole.choices[0].text)
+    expect(choices.at(-1).finish_reason).toBe('length')
+  })
+})
+
 describe('a wrong option', () => {
   it.each<[SimulatorOptions, string]>([
     [{ blockSize: 0 }, 'blockSize 0: give a whole number of at least 1'],
