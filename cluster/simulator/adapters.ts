@@ -17,7 +17,10 @@ export type Change = string | ApiError
 export type Adapters = {
   /** Those loaded, in the order in which they came. */
   readonly list: () => readonly Lora[]
+  /** Where adapters can be loaded, vLLM numbers what it is asked for and does not have. */
   readonly of: (name: string) => Lora | undefined
+  /** Whether they can be loaded and unloaded while the pod runs (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`). */
+  readonly canChange: boolean
   /** Takes the JSON text of a request. */
   readonly load: (text: string) => Change
   readonly unload: (text: string) => Change
@@ -25,7 +28,7 @@ export type Adapters = {
 
 export type AdaptersConfig = {
   readonly models: readonly string[]
-  /** Whether the engine can compute with adapters at all (`--enable-lora`). */
+  /** Whether the engine can compute with adapters (`--enable-lora`); then they can be loaded and unloaded too. */
   readonly enabled: boolean
 }
 
@@ -41,7 +44,12 @@ export function createAdapters({ models, enabled }: AdaptersConfig, initial: rea
 
   return {
     list: () => [...adapters.values()],
-    of: (name) => adapters.get(name),
+    canChange: enabled,
+    of: (name) => {
+      const adapter = adapters.get(name)
+      if (!adapter && enabled && name !== '' && !models.includes(name)) lastId++
+      return adapter
+    },
     load: (text) => {
       const members = { lora_name: 'string', lora_path: 'string', load_inplace: 'boolean' } as const
       const body = parseBody(text, members, ['lora_name', 'lora_path'])
@@ -54,8 +62,6 @@ export function createAdapters({ models, enabled }: AdaptersConfig, initial: rea
           `The lora adapter '${name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace' to True.`,
         )
       }
-      if (!enabled)
-        return openAiError(500, 'InternalServerError', 'LoRA is not enabled. Use --enable-lora to enable LoRA.')
       // A new name takes a number whatever comes of it; one that is loaded keeps its own.
       const id = adapters.get(name)?.id ?? ++lastId
       if (isMissing(path)) {

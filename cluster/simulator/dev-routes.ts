@@ -34,8 +34,40 @@ export function sleep(pod: Pod, req: IncomingMessage, res: ServerResponse): void
   }
   if (!PAUSE_MODES.includes(mode as PauseMode)) issues.push(literalIssue('query.mode', mode, PAUSE_MODES))
   if (issues.length > 0) return refuse(res, validationError(issues))
-  pod.sleep.sleep(level, mode as PauseMode).then(
-    () => sendJson(res, 200, { status: 'sleeping', level }),
+  answerOnce(res, pod.sleep.sleep(level, mode as PauseMode), { status: 'sleeping', level })
+}
+
+export function pause(pod: Pod, req: IncomingMessage, res: ServerResponse): void {
+  const query = parseQuery(req.url, { mode: 'any', clear_cache: 'boolean' })
+  if (query instanceof ApiError) return refuse(res, query)
+  const { mode = 'abort', clear_cache: clears = true } = query as {
+    readonly mode?: string
+    readonly clear_cache?: boolean
+  }
+  if (!PAUSE_MODES.includes(mode as PauseMode)) {
+    return refuse(res, validationError([literalIssue('query.mode', mode, PAUSE_MODES)]))
+  }
+  answerOnce(res, pod.sleep.pause(mode as PauseMode, clears), { status: 'paused' })
+}
+
+export function resume(pod: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  pod.sleep.resume()
+  sendJson(res, 200, { status: 'resumed' })
+}
+
+export function isPaused(pod: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  sendJson(res, 200, { is_paused: pod.sleep.isPaused() })
+}
+
+/** Caches that a pod of text does not have: emptied they are. */
+export function resetNothing(_pod: Pod, _req: IncomingMessage, res: ServerResponse): void {
+  res.writeHead(200, { 'content-length': 0 })
+  res.end()
+}
+
+function answerOnce(res: ServerResponse, done: Promise<void>, body: unknown): void {
+  done.then(
+    () => sendJson(res, 200, body),
     (error) => {
       reportFault(error)
       sendFailure(res)

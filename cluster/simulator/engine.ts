@@ -240,7 +240,10 @@ export class Engine {
         if (lora !== undefined) loras.add(lora)
       }
     }
-    if (scheduled.length === 0) return this.#awaitLoad(nowMs)
+    if (scheduled.length === 0) {
+      // Whoever had to go made room for those that wait.
+      return this.#preemptions > preemptionsBefore ? this.begin(nowMs, stretch) : this.#awaitLoad(nowMs)
+    }
     const decodeSeqs = scheduled.filter(({ sequence }) => isDecoding(sequence)).length
     const prefillTokens = this.#config.maxNumBatchedTokens - budget - decodeSeqs
     const endsAtMs = nowMs + stretch * stepDurationMs(this.#config.timing, workOf(scheduled), this.#config.speed)

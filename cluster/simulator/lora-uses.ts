@@ -5,26 +5,25 @@ import type { LoraUse } from './metrics-page.ts'
 /** vLLM forgets none. */
 const USES_MAX = 1_000
 
-/** Gives what is known once this look is added; nothing where `maxLoras` is 0. */
-export function createLoraUses(
-  maxLoras: number,
-  nowSeconds: () => number,
-): (snapshots: readonly EngineSnapshot[]) => readonly LoraUse[] {
-  // By the sets of names, the newest last.
+export type LoraUses = {
+  /** A step has ended and left the engine so. */
+  readonly see: (snapshot: EngineSnapshot) => void
+  /** The newest last; none where `maxLoras` is 0. */
+  readonly list: () => readonly LoraUse[]
+}
+
+export function createLoraUses(maxLoras: number, nowSeconds: () => number): LoraUses {
+  // By the set of names, the newest last.
   const uses = new Map<string, LoraUse>()
-  return (snapshots) => {
-    if (maxLoras === 0) return []
-    for (const { runningLoras: running, steps } of snapshots) {
-      if (steps === 0) continue
-      const key = running.join(',')
+  return {
+    see: ({ runningLoras: names }) => {
+      if (maxLoras === 0) return
+      const key = names.join(',')
       uses.delete(key)
       // The front end counts in both lists whoever has got a token: `LoRARequestStates` keeps names whose count is 0.
-      uses.set(key, { maxLoras, running, waiting: running, atSeconds: nowSeconds() })
-    }
-    for (const oldest of uses.keys()) {
-      if (uses.size <= USES_MAX) break
-      uses.delete(oldest)
-    }
-    return [...uses.values()]
+      uses.set(key, { maxLoras, running: names, waiting: names, atSeconds: nowSeconds() })
+      if (uses.size > USES_MAX) uses.delete(uses.keys().next().value as string)
+    },
+    list: () => [...uses.values()],
   }
 }

@@ -30,6 +30,8 @@ export type Rank = {
 
 export type RankDeps = {
   readonly nowMs: () => number
+  /** Told of the engine as each step leaves it. */
+  readonly onStep: (snapshot: EngineSnapshot) => void
   /** What becomes of the next batch of events. */
   readonly fateOfEvents: () => BatchFate
 }
@@ -47,6 +49,7 @@ export function createRank(index: number, config: EngineConfig, maxModelLen: num
     onStep: (result) => {
       metrics.recordStep(result)
       told = engine.snapshot()
+      deps.onStep(told)
       if (result.blockEvents.length > 0) publisher?.publish(result.blockEvents, deps.fateOfEvents())
       for (const emission of result.emissions) listeners.get(emission.id)?.(emission)
       if (idleWaiters.length > 0 && engine.snapshot().running === 0) for (const go of idleWaiters.splice(0)) go()

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Adapters, Change } from './adapters.ts'
 import type { Admission } from './admission.ts'
 import { headerOf, refuse, withJson } from './body.ts'
-import { isSleeping, resetPrefixCache, sleep, wakeUp } from './dev-routes.ts'
+import { isPaused, isSleeping, pause, resetNothing, resetPrefixCache, resume, sleep, wakeUp } from './dev-routes.ts'
 import { serveEmbedding } from './embedding-exchange.ts'
 import { parseEmbedding } from './embedding-request.ts'
 import {
@@ -57,8 +57,8 @@ export type Pod = {
 }
 
 export const VLLM_VERSION = '0.32.0'
-/** Of its own route; below /metrics/ it is another version's. */
 const METRICS_CONTENT_TYPE = 'text/plain; version=1.0.0; charset=utf-8'
+const MOUNTED_METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 /** The prefixes that `--api-key` protects: everything else stays open. */
 const PROTECTED_PATHS = ['/v1', '/v2', '/inference']
 
@@ -70,7 +70,7 @@ const ROUTES: Routes = {
   '/ping': { GET: answerEmpty, POST: answerEmpty },
   '/version': { GET: (_pod, _req, res) => sendJson(res, 200, { version: VLLM_VERSION }) },
   '/load': { GET: ({ serverLoad }, _req, res) => sendJson(res, 200, { server_load: serverLoad() }) },
-  '/metrics': { GET: answerMetrics },
+  '/metrics': { GET: (pod, _req, res) => answerMetrics(pod, res, METRICS_CONTENT_TYPE) },
   '/v1/models': { GET: answerModels },
   '/tokenize': { POST: answerTokenize },
   '/detokenize': { POST: answerDetokenize },
@@ -79,6 +79,17 @@ const ROUTES: Routes = {
   '/sleep': { POST: sleep },
   '/wake_up': { POST: wakeUp },
   '/is_sleeping': { GET: isSleeping },
+  '/pause': { POST: pause },
+  '/resume': { POST: resume },
+  '/is_paused': { GET: isPaused },
+  '/reset_mm_cache': { POST: resetNothing },
+  '/reset_encoder_cache': { POST: resetNothing },
+  // The ranks of data parallelism are not in it.
+  '/get_world_size': { GET: (_pod, _req, res) => sendJson(res, 200, { world_size: 1 }) },
+}
+
+/** Of pods that take adapters while they run. */
+const ADAPTER_ROUTES: Routes = {
   '/v1/load_lora_adapter': { POST: (pod, req, res) => changeAdapters(pod.adapters.load, req, res) },
   '/v1/unload_lora_adapter': { POST: (pod, req, res) => changeAdapters(pod.adapters.unload, req, res) },
 }
@@ -96,6 +107,7 @@ const RUNNER_ROUTES: Readonly<Record<Runner, Routes>> = {
     '/v1/completions/render': { POST: refuseScaleOut },
     '/v1/completions/derender': { POST: refuseScaleOut },
     '/v1/responses/render': { POST: refuseScaleOut },
+    '/v1/messages/render': { POST: refuseScaleOut },
     '/inference/v1/generate': { POST: refuseScaleOut },
   },
   pooling: {
@@ -126,7 +138,11 @@ export function route(pod: Pod, req: IncomingMessage, res: ServerResponse): void
     res.removeHeader('vary')
     return refuse(res, UNAUTHORIZED)
   }
-  const { methods, id } = routeOf(path, pod.settings.runner)
+  // A page that another application serves, whatever the method; /metrics itself has a route besides.
+  if (path.startsWith('/metrics/') || (path === '/metrics' && req.method !== 'GET')) {
+    return answerMetrics(pod, res, MOUNTED_METRICS_CONTENT_TYPE)
+  }
+  const { methods, id } = routeOf(path, pod)
   if (!methods) return refuse(res, NOT_FOUND)
   const handler = methods[req.method as Method]
   if (handler) return handler(pod, req, res, id)
@@ -136,12 +152,12 @@ export function route(pod: Pod, req: IncomingMessage, res: ServerResponse): void
 
 function routeOf(
   path: string,
-  runner: Runner,
+  { settings: { runner }, adapters }: Pod,
 ): {
   readonly methods: Partial<Record<Method, Handler>> | undefined
   readonly id: string
 } {
-  for (const routes of [ROUTES, RUNNER_ROUTES[runner]]) {
+  for (const routes of [ROUTES, RUNNER_ROUTES[runner], adapters.canChange ? ADAPTER_ROUTES : {}]) {
     if (Object.hasOwn(routes, path)) return { methods: routes[path], id: '' }
   }
   if (runner === 'pooling') return { methods: undefined, id: '' }
@@ -205,9 +221,9 @@ function changeAdapters(change: (text: string) => Change, req: IncomingMessage, 
   })
 }
 
-function answerMetrics({ metricsPage, stalePage, faults }: Pod, _req: IncomingMessage, res: ServerResponse): void {
+function answerMetrics({ metricsPage, stalePage, faults }: Pod, res: ServerResponse, contentType: string): void {
   const page = Buffer.from(stalePage() ?? metricsPage(!faults().noMetrics))
-  res.writeHead(200, { 'content-length': page.length, 'content-type': METRICS_CONTENT_TYPE })
+  res.writeHead(200, { 'content-length': page.length, 'content-type': contentType })
   res.end(page)
 }
 

@@ -78,9 +78,11 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
   let faults: LivingFaults = {}
   let stalePage: string | undefined
   const chance = createRandom(seed)
+  const loraUses = createLoraUses(settings.maxLoras, () => Date.now() / 1000)
   const ranks = Array.from({ length: settings.dataParallelSize }, (_, index) =>
     createRank(index, engineConfigOf(settings, blocks), maxModelLen, {
       nowMs,
+      onStep: loraUses.see,
       fateOfEvents: () => {
         // Both shares are of all batches.
         const { dropEventsShare: drop = 0, corruptEventsShare: corrupt = 0 } = faults
@@ -110,7 +112,6 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     systemFingerprint: fingerprintOf(settings),
   }
   const page = { model: models[0] as string, maxModelLen, blockSizeTokens: blockSize, blocks, createdAtMs: startedAtMs }
-  const loraUses = createLoraUses(settings.maxLoras, () => Date.now() / 1000)
   const pod: Pod = {
     settings,
     limits: { models, adapter: adapters.of, maxModelLen, tokenizer, systemFirst: isSystemFirst(tokenizer) },
@@ -126,7 +127,7 @@ export async function startSimulator(options: SimulatorOptions = {}, portFlag = 
     sleep,
     metricsPage: (withEngine) => {
       const snapshots = ranks.map(({ metrics, told }) => ({ metrics, snapshot: told() }))
-      const lora = loraUses(snapshots.map(({ snapshot }) => snapshot))
+      const lora = loraUses.list()
       return metricsPage(
         { config: page, ranks: snapshots, sleepState: sleep.state(), parserCalls, refused: admission.refused, lora },
         withEngine,

@@ -17,6 +17,10 @@ export type Sleep = {
   readonly sleep: (level: number, mode: PauseMode) => Promise<void>
   /** Brings back what was given up, without tags all of it; gives whether the pod is awake again. */
   readonly wake: (tags: readonly string[] | undefined) => boolean
+  /** Stops beginning requests, and empties the cache unless what is in flight is kept or the caller wants it kept. */
+  readonly pause: (mode: PauseMode, clearsCache: boolean) => Promise<void>
+  readonly resume: () => void
+  readonly isPaused: () => boolean
   readonly isSleeping: () => boolean
   readonly state: () => SleepState
 }
@@ -47,6 +51,16 @@ export function createSleep(ranks: readonly Rank[]): Sleep {
       for (const rank of ranks) rank.resume()
       return true
     },
+    pause: async (mode, clearsCache) => {
+      isPaused = true
+      await Promise.all(ranks.map((rank) => rank.pause(mode)))
+      if (clearsCache && mode !== 'keep') for (const { engine } of ranks) engine.resetPrefixCache()
+    },
+    resume: () => {
+      isPaused = false
+      for (const rank of ranks) rank.resume()
+    },
+    isPaused: () => isPaused,
     isSleeping: () => isPaused || missing.size > 0,
     state: () => state,
   }

@@ -23,11 +23,11 @@ const REVISION = 1
 const SEED = 0x5eed
 
 const VOCABULARY = 151_936
-const LAYERS = 2
-const HIDDEN = 64
-const HEADS = 4
+export const LAYERS = 2
+export const HIDDEN = 64
+export const HEADS = 4
 const KV_HEADS = 2
-const HEAD_DIM = 32
+export const HEAD_DIM = 32
 const FEED_FORWARD = 128
 
 const CONFIG = {
@@ -95,7 +95,7 @@ async function fetchTokenizer(folder: string): Promise<void> {
   rmSync(unpacked, { recursive: true })
 }
 
-type Tensor = { readonly name: string; readonly shape: readonly number[] }
+export type Tensor = { readonly name: string; readonly shape: readonly number[] }
 
 function tensors(): readonly Tensor[] {
   const list: Tensor[] = [{ name: 'model.embed_tokens.weight', shape: [VOCABULARY, HIDDEN] }]
@@ -117,7 +117,7 @@ function tensors(): readonly Tensor[] {
 }
 
 /** The safetensors format: the header's length in 8 bytes, the header as JSON, then the tensors one behind the other. */
-function writeWeights(file: string, list: readonly Tensor[], random: Random): void {
+export function writeWeights(file: string, list: readonly Tensor[], random: Random): void {
   const header: Record<string, unknown> = { __metadata__: { format: 'pt' } }
   let offset = 0
   for (const { name, shape } of list) {

@@ -35,6 +35,8 @@ export type VllmOptions = {
   readonly flags?: readonly string[]
   /** More for its environment, or other values. */
   readonly environment?: Readonly<Record<string, string>>
+  /** Whether it publishes KV events; it does without this. */
+  readonly kvEvents?: boolean
   /** Where relative paths in the flags begin. */
   readonly folder?: string
 }
@@ -70,7 +72,7 @@ export async function startVllm({ port: given, blocks, maxModelLen, ...more }: V
     ...(blocks === undefined ? [] : ['--num-gpu-blocks-override', String(blocks)]),
     ...['--enable-prompt-tokens-details', '--enable-request-id-headers'],
     ...['--enable-auto-tool-choice', '--tool-call-parser', 'hermes'],
-    ...['--kv-events-config', JSON.stringify(kvEvents(ports, `kv@127.0.0.1:${port}@${MODEL}`))],
+    ...(more.kvEvents === false ? [] : ['--kv-events-config', JSON.stringify(kvEvents(ports, topicOf(port)))]),
     ...(more.flags ?? []),
   ]
   // Detached, so that a Ctrl-C in the terminal does not end it before it has ended the engine.
@@ -112,6 +114,10 @@ export async function startVllm({ port: given, blocks, maxModelLen, ...more }: V
     stop: () => tell('stop'),
     kill: () => tell('kill'),
   }
+}
+
+function topicOf(port: number): string {
+  return `kv@127.0.0.1:${port}@${MODEL}`
 }
 
 /** vLLM binds where the address has a wildcard, and dials otherwise. */
