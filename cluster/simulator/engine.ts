@@ -9,6 +9,9 @@ import {
   type FinishReason,
   isDecoding,
   knownTokens,
+  loraNames,
+  newSequence,
+  queuedTokens,
   type Sequence,
   type SequenceRequest,
   tokensToCompute,
@@ -80,7 +83,7 @@ type Step = {
 }
 
 /**
- * A sequence is in exactly one of `#waiting` and `#running`, and only running ones hold blocks. A step is `begin`, its
+ * A sequence is in exactly one of `#waiting`, `#loading` and `#running`, and waiting ones hold no blocks. A step is `begin`, its
  * duration, then `end`: what is observed between the two is what an engine shows while its GPU works. As in vLLM, blocks
  * are findable from `begin` on: a second sequence of the same step shares what the first one is about to compute.
  */
@@ -109,26 +112,7 @@ export class Engine {
   /** Takes a request to the end of the queue. Its id must be new; prompt and output must fit the KV cache. */
   add(request: SequenceRequest, nowMs: number): void {
     if (this.#sequences.has(request.id)) throw new Error(`request ${request.id} is in the engine already`)
-    const sequence: Sequence = {
-      request,
-      arrivedAtMs: nowMs,
-      scheduledAtMs: undefined,
-      firstTokenAtMs: undefined,
-      lastTokenAtMs: undefined,
-      outputTokenIds: [],
-      promptHashes: this.#cache.promptHashes(request),
-      outputHashes: [],
-      computedTokens: 0,
-      blocks: [],
-      cachedBlocks: 0,
-      cachedTokens: 0,
-      offloadedTokens: 0,
-      createdTokens: 0,
-      loadedAtMs: undefined,
-      offeredBlocks: 0,
-      preemptions: 0,
-      isDeferred: false,
-    }
+    const sequence = newSequence(request, nowMs, this.#cache.promptHashes(request))
     this.#sequences.set(request.id, sequence)
     enqueue(this.#waiting, sequence, this.#config.policy)
   }
@@ -379,23 +363,6 @@ export class Engine {
 
 function isLoaded(sequence: Sequence | undefined, nowMs: number): boolean {
   return sequence?.loadedAtMs !== undefined && sequence.loadedAtMs <= nowMs
-}
-
-function queuedTokens(lists: readonly (readonly Sequence[])[]): number {
-  let tokens = 0
-  for (const list of lists) {
-    for (const { request, firstTokenAtMs } of list)
-      if (firstTokenAtMs === undefined) tokens += request.promptTokenIds.length
-  }
-  return tokens
-}
-
-function loraNames(sequences: readonly Sequence[]): readonly string[] {
-  const names = new Set<string>()
-  for (const { request, firstTokenAtMs } of sequences) {
-    if (request.lora && firstTokenAtMs !== undefined) names.add(request.lora.name)
-  }
-  return [...names]
 }
 
 function workOf(scheduled: readonly ScheduledSequence[]): StepWork {

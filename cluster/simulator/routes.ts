@@ -1,7 +1,7 @@
 // The routes of a simulated pod and what answers each of them, as vLLM 0.32 does.
 import { createHash, randomUUID, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Adapters, Change } from './adapters.ts'
+import type { Adapters } from './adapters.ts'
 import type { Admission } from './admission.ts'
 import { headerOf, refuse, withJson } from './body.ts'
 import { isPaused, isSleeping, pause, resetNothing, resetPrefixCache, resume, sleep, wakeUp } from './dev-routes.ts'
@@ -22,6 +22,7 @@ import { sendJson, serveGeneration } from './exchange.ts'
 import type { LivingFaults } from './faults.ts'
 import type { GenerationDeps } from './generation.ts'
 import { parseMessage, parseMessageCount } from './message-request.ts'
+import { answerModels, changeAdapters } from './model-routes.ts'
 import type { Runner, Settings } from './options.ts'
 import type { ModelLimits } from './prompt.ts'
 import type { Rank } from './rank.ts'
@@ -211,68 +212,10 @@ function answerKvEventSources({ ranks }: Pod, _req: IncomingMessage, res: Server
   )
 }
 
-function changeAdapters(change: (text: string) => Change, req: IncomingMessage, res: ServerResponse): void {
-  withJson(req, res, (text) => {
-    const changed = change(text)
-    if (changed instanceof ApiError) return refuse(res, changed)
-    // It says nothing of its type.
-    res.writeHead(200, { 'content-length': Buffer.byteLength(changed) })
-    res.end(changed)
-  })
-}
-
 function answerMetrics({ metricsPage, stalePage, faults }: Pod, res: ServerResponse, contentType: string): void {
   const page = Buffer.from(stalePage() ?? metricsPage(!faults().noMetrics))
   res.writeHead(200, { 'content-length': page.length, 'content-type': contentType })
   res.end(page)
-}
-
-function answerModels({ settings, adapters, startedAtMs }: Pod, _req: IncomingMessage, res: ServerResponse): void {
-  const { models, maxModelLen } = settings
-  const created = Math.floor(startedAtMs / 1000)
-  const base = models[0] as string
-  const data = [
-    ...models.map((id) => modelCard(created, { id, root: base, parent: null, maxModelLen })),
-    ...adapters
-      .list()
-      .map(({ name, path }) => modelCard(created, { id: name, root: path, parent: base, maxModelLen: null })),
-  ]
-  sendJson(res, 200, { object: 'list', data })
-}
-
-type ModelEntry = {
-  readonly id: string
-  readonly root: string
-  readonly parent: string | null
-  readonly maxModelLen: number | null
-}
-
-function modelCard(created: number, { id, root, parent, maxModelLen }: ModelEntry): unknown {
-  return {
-    id,
-    object: 'model',
-    created,
-    owned_by: 'vllm',
-    root,
-    parent,
-    max_model_len: maxModelLen,
-    permission: [
-      {
-        id: `modelperm-${randomUUID().replaceAll('-', '').slice(0, 16)}`,
-        object: 'model_permission',
-        created,
-        allow_create_engine: false,
-        allow_sampling: true,
-        allow_logprobs: true,
-        allow_search_indices: false,
-        allow_view: true,
-        allow_fine_tuning: false,
-        organization: '*',
-        group: null,
-        is_blocking: false,
-      },
-    ],
-  }
 }
 
 function answerTokenize({ limits, settings }: Pod, req: IncomingMessage, res: ServerResponse): void {

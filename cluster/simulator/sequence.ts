@@ -128,3 +128,46 @@ export function tokensBetween({ request, outputTokenIds }: Sequence, from: numbe
 export function isDecoding(sequence: Sequence): boolean {
   return sequence.outputTokenIds.length > 0 && tokensToCompute(sequence) === 1
 }
+
+/** A sequence that waits for its turn; the hashes are those of its prompt's full blocks. */
+export function newSequence(request: SequenceRequest, arrivedAtMs: number, promptHashes: readonly Digest[]): Sequence {
+  return {
+    request,
+    arrivedAtMs,
+    scheduledAtMs: undefined,
+    firstTokenAtMs: undefined,
+    lastTokenAtMs: undefined,
+    outputTokenIds: [],
+    promptHashes,
+    outputHashes: [],
+    computedTokens: 0,
+    blocks: [],
+    cachedBlocks: 0,
+    cachedTokens: 0,
+    offloadedTokens: 0,
+    createdTokens: 0,
+    loadedAtMs: undefined,
+    offeredBlocks: 0,
+    preemptions: 0,
+    isDeferred: false,
+  }
+}
+
+/** Prompt tokens of those that have no token yet. */
+export function queuedTokens(lists: readonly (readonly Sequence[])[]): number {
+  let tokens = 0
+  for (const list of lists) {
+    for (const { request, firstTokenAtMs } of list)
+      if (firstTokenAtMs === undefined) tokens += request.promptTokenIds.length
+  }
+  return tokens
+}
+
+/** Names of adapters whose sequences have got a token, each once. */
+export function loraNames(sequences: readonly Sequence[]): readonly string[] {
+  const names = new Set<string>()
+  for (const { request, firstTokenAtMs } of sequences) {
+    if (request.lora && firstTokenAtMs !== undefined) names.add(request.lora.name)
+  }
+  return [...names]
+}

@@ -1,7 +1,7 @@
 // The /metrics page against a recorded one of a real vLLM 0.32, and against the traffic that it should tell of.
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { goFloat } from '../../../cluster/simulator/metrics-page.ts'
+import { goFloat } from '../../../cluster/simulator/go-float.ts'
 import { post, startPod, until } from './pod.ts'
 
 type Page = {
