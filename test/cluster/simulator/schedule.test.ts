@@ -73,6 +73,8 @@ const LORAS: readonly (Lora | undefined)[] = [
   ...[1, 2].map((id) => ({ id, name: `a${id}`, path: `hub/a${id}` })),
 ]
 
+const LAST: Action = { do: 'add', topic: 0, tokens: 1, answer: 1, lora: 0, priority: 0 }
+
 /** Runs the actions, then all that is left to its end; tells every step what it saw. */
 function run(engine: Engine, actions: readonly Action[], look: (step: ReturnType<Engine['end']>) => void): string[] {
   const ended: string[] = []
@@ -169,7 +171,8 @@ describe('whatever comes', () => {
         }
         run(
           engine,
-          actions.filter((one) => one.do !== 'reset' || !one.offloaded),
+          // A tier that is emptied does not say so. A reset is told with the next step: there is one.
+          [...actions.filter((one) => one.do !== 'reset' || !one.offloaded), LAST],
           ({ blockEvents }) => blockEvents.forEach(hear),
         )
         const sum = [...copies.GPU.values()].reduce((total, count) => total + count, 0)
