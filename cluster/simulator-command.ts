@@ -82,6 +82,7 @@ Faults:
 ${describeFaults()}
 
 \`simulator record --engine URL --output FILE\` sends requests to a real vLLM and writes down what they took;
+give it the engine's own --max-num-seqs and --max-num-batched-tokens, which vLLM does not tell (default 128, 2048: a CPU's);
 \`simulator fit FILE --output preset.yaml\` makes a preset of that: the simulated pod then takes as long.
 
 Environment: POD_IP                               listened on when no host is given

@@ -78,7 +78,8 @@ export async function startPod(
   }
 
   const set = (wanted: Faults) => {
-    change = change.then(() => apply(wanted))
+    // What failed before is no reason not to try.
+    change = change.catch(() => undefined).then(() => apply(wanted))
     return change
   }
   // A pod that starts slowly is not there at all at first.
@@ -93,7 +94,7 @@ export async function startPod(
     set,
     simulator: () => running,
     close: async () => {
-      await change
+      await change.catch(() => undefined)
       await kill()
     },
   }

@@ -135,6 +135,15 @@ type Chunk = {
 }
 
 async function timeRequest(engine: string, model: string, prompt: RecordedRequest['prompt'], outputTokens: number) {
+  try {
+    return await timed(engine, model, prompt, outputTokens)
+  } catch (error) {
+    if (error instanceof UserError) throw error
+    throw new UserError(`${engine} stopped answering (${(error as Error).message}): is it still up?`)
+  }
+}
+
+async function timed(engine: string, model: string, prompt: RecordedRequest['prompt'], outputTokens: number) {
   const body = JSON.stringify({
     model,
     prompt: promptTokenIds(prompt),

@@ -54,7 +54,14 @@ export function parseRecording(text: string, file: string): Recording {
     throw new UserError(`${file}:${index + 1}: ${v.getDotPath(issue) ?? 'the line'}: ${issue.message}`)
   }
   const head = read(Head, 0)
-  const requests = lines.slice(1).map((_, index) => read(RecordedRequest, index + 1))
+  const requests = lines.slice(1).map((_, index) => {
+    const request = read(RecordedRequest, index + 1)
+    const tokens = request.prompt.reduce((sum, [, length]) => sum + length, request.outputTokens)
+    if (tokens <= head.kvCacheTokens) return request
+    throw new UserError(
+      `${file}:${index + 2}: ${tokens} tokens do not fit the KV cache of ${head.kvCacheTokens}: drop the line`,
+    )
+  })
   if (requests.length === 0) throw new UserError(`${file}: holds no request: record for longer`)
   return { head, requests }
 }

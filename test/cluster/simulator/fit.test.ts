@@ -46,6 +46,10 @@ describe('a recording', () => {
     [head, 'r.jsonl: holds no request: record for longer'],
     [`${head}\n{"episode":0}`, /^r\.jsonl:2: kind: /],
     [`${head}\n${line}\n${line.replace('"episode":0', '"episode":-1')}`, /^r\.jsonl:3: episode: /],
+    [
+      `${head}\n${line.replace(/"prompt":\[\[(\d+),\d+\]\]/, '"prompt":[[$1,70000]]')}`,
+      /^r\.jsonl:2: 70024 tokens do not fit the KV cache of 65536: drop the line$/,
+    ],
     [`${head}\nnonsense`, /^r\.jsonl:2: expected a line of JSON/],
   ])('%.30s is refused with the line', (text, message) => {
     expect(() => parseRecording(text, 'r.jsonl')).toThrow(message)
