@@ -100,6 +100,7 @@ export async function startVllm({ port: given, blocks, maxModelLen, ...more }: V
       }
       await delay(POLL_MS)
     }
+    supervisor.send('ready')
   } catch (error) {
     await tell('kill')
     const tail = readFileSync(logFile, 'utf8').slice(-LOG_TAIL_CHARS)

@@ -136,11 +136,16 @@ export const OPERATOR_ROWS: readonly ObservationRow[] = [
       for (const query of [...queries, 'reset_running_requests=maybe', 'reset_external=x']) {
         answers.push([query, told(await pod.ask('POST', `/reset_prefix_cache?${query}`))])
       }
-      const stream = await openStream(pod, { prompt: range(80_000, 70), max_tokens: 5_000 })
+      // Four that take most of a minute: where cores are few, a real vLLM may say its first word many seconds late.
+      const streams = await Promise.all(
+        [80_000, 80_200, 80_400, 80_600].map((first) =>
+          openStream(pod, { prompt: range(first, 70), max_tokens: 8_000 }),
+        ),
+      )
       for (const query of ['', '?reset_running_requests=true']) {
         answers.push(['while one runs', told(await pod.ask('POST', `/reset_prefix_cache${query}`))])
       }
-      stream.leave()
+      for (const stream of streams) stream.leave()
       await runningOf(pod, 0)
       return answers
     },
