@@ -17,6 +17,8 @@ const COUNTED = new Set([
 /** Names, nulls, types and the telling values of a body; of a vector, its length. */
 export function shapeOf(value: unknown, name = ''): unknown {
   if (name === 'embedding') return `${typeof value} of ${(value as string | readonly number[]).length}`
+  // Of a token: a sampled one may have no text of its own.
+  if (name === 'bytes') return value === null ? null : 'bytes'
   if (Array.isArray(value))
     return value.length > 0 && typeof value[0] !== 'object' ? ['…'] : value.map((one) => shapeOf(one))
   if (typeof value === 'object' && value !== null) {
