@@ -1,5 +1,19 @@
 // Fits the constants of a preset to a recording: the recorded requests run through the very engine that the pods use, and
 // its constants are moved until it takes as long as the real one did.
+import { UserError } from '../user-error.ts'
+import {
+  type Comparison,
+  compare,
+  comparisonTable,
+  ERROR_MAX,
+  errorsInWords,
+  errorsOf,
+  kindsTooFarOff,
+  LEAST_MS,
+  median,
+  medians,
+  type Times,
+} from './comparison.ts'
 import { Engine } from './engine.ts'
 import { minimize } from './minimize.ts'
 import { promptTokenIds, type RecordedRequest, type Recording } from './recording.ts'
@@ -10,61 +24,96 @@ export type Fitted = {
   readonly timing: Timing
   /** Of the half of the recording that was not fitted to. */
   readonly held: Comparison
+  /** Of the same half, by kind of episode: what is off to either side shows here, where medians over all hide it. */
+  readonly heldByKind: ReadonlyMap<string, Comparison>
+  /** Constants that nothing in the recording depends on: they are 0. */
+  readonly untold: readonly string[]
   /** In words, for whoever ran the fit. */
   readonly report: string
 }
 
-export type Times = { readonly firstTokenMs: number; readonly interTokenMs: number }
-
-export type Comparison = {
-  readonly requests: number
-  /** Medians of what was recorded, and of what the fitted engine takes for the same requests. */
-  readonly recorded: Times
-  readonly simulated: Times
-}
-
-/** Above it a fit is not to be trusted, and says so. */
-export const ERROR_MAX = 0.1
-
 const EVALUATIONS_MAX = 250
 /** Each begins anew where the one before it ended: a simplex that has collapsed moves on. */
 const SEARCHES = 2
-/** Of a constant that the recording says nothing of, in milliseconds. */
-const NOTHING_MS = 1e-9
+/** Nothing depends on a constant without which times are no further off than by this share more. */
+const UNTOLD_ERROR = 0.001
 
 /**
- * Fits to every other round of episodes, and compares with the rest. What the recording cannot tell apart stays small:
- * the weights' own time is a part of the overhead.
+ * Fits to every other round of episodes, and compares with the rest. The weights' own time is a part of the overhead:
+ * no request tells them apart. Throws UserError when either half has no request to compare.
  */
 export function fitRecording(recording: Recording): Fitted {
   const rounds = roundsOf(recording.requests)
   const fitted = prepare(rounds.filter((_, index) => index % 2 === 0).flat())
   const held = prepare(rounds.filter((_, index) => index % 2 === 1).flat())
-  const kinds = [...Map.groupBy(fitted.keys(), (index) => (fitted[index] as Prepared).recorded.kind).values()]
+  if (fitted.length === 0 || held.length === 0) {
+    throw new UserError(
+      'the recording is too short to fit to one half and compare with the other: it needs each kind of episode twice, with answers of two tokens or more; record for longer',
+    )
+  }
+  const kinds = [...indexesByKind(fitted).values()]
   const loss = (logs: readonly number[]) => {
     const simulated = simulate(recording, fitted, timingOf(logs))
     return meanError(fitted, simulated) + medianError(kinds, fitted, simulated)
   }
   let at = firstGuess(fitted)
   for (let search = 0; search < SEARCHES; search++) at = minimize(loss, at, EVALUATIONS_MAX).at
-  const timing = timingOf(at)
-  const comparison = compare(held, simulate(recording, held, timing))
-  return { timing, held: comparison, report: reportOf(recording, fitted.length, comparison) }
+  const { told, untold } = withoutUntold(loss, at)
+  const timing = timingOf(told)
+  const near = compare(timesOf(fitted), simulate(recording, fitted, timing))
+  const simulated = simulate(recording, held, timing)
+  const heldByKind = new Map(
+    [...indexesByKind(held)].map(([kind, indexes]) => [
+      kind,
+      compare(
+        indexes.map((index) => (held[index] as Prepared).times),
+        indexes.map((index) => simulated[index] as Times),
+      ),
+    ]),
+  )
+  const result = { timing, held: compare(timesOf(held), simulated), heldByKind, untold }
+  return { ...result, report: reportOf(recording, near, result) }
+}
+
+function timesOf(requests: readonly Prepared[]): readonly Times[] {
+  return requests.map(({ times }) => times)
+}
+
+function indexesByKind(requests: readonly Prepared[]): ReadonlyMap<string, readonly number[]> {
+  return Map.groupBy(requests.keys(), (index) => (requests[index] as Prepared).recorded.kind)
+}
+
+/** Takes out, one after the other, the constants that nothing is lost without. */
+function withoutUntold(
+  loss: (logs: readonly number[]) => number,
+  at: readonly number[],
+): { readonly told: readonly number[]; readonly untold: readonly string[] } {
+  const lossMax = loss(at) + UNTOLD_ERROR
+  let told = at
+  const untold = CONSTANTS.filter((_, index) => {
+    const without = told.with(index, Number.NEGATIVE_INFINITY)
+    if (!(loss(without) <= lossMax)) return false
+    told = without
+    return true
+  })
+  return { told, untold }
 }
 
 /** The text of a preset file. */
-export function presetText({ head }: Recording, { timing, held }: Fitted, source: string): string {
+export function presetText({ head }: Recording, { timing, held, heldByKind }: Fitted, source: string): string {
   const yaml = (values: Readonly<Record<string, number>>) =>
     Object.entries(values).map(([name, value]) => `  ${name}: ${Number(value.toPrecision(4))}`)
   return `${[
     `# Fitted to ${source.split('/').at(-1)}: ${head.engine}, model ${head.model}.`,
     `# On the half that it was not fitted to: ${errorsInWords(held)}.`,
+    ...kindsTooFarOff(heldByKind).map((kind) => `# ${kind}`),
     'step:',
     ...yaml(timing.step),
     'request:',
     ...yaml(timing.request),
     `kvCacheTokens: ${head.kvCacheTokens}`,
-    `maxModelLen: ${head.maxModelLen}`,
+    // An engine whose blocks were set by hand may promise more than they hold.
+    `maxModelLen: ${Math.min(head.maxModelLen, head.kvCacheTokens - (head.kvCacheTokens % head.blockSize))}`,
     `maxNumSeqs: ${head.maxNumSeqs}`,
     `maxNumBatchedTokens: ${head.maxNumBatchedTokens}`,
     `blockSize: ${head.blockSize}`,
@@ -103,8 +152,8 @@ function prepare(requests: readonly RecordedRequest[]): readonly Prepared[] {
       recorded,
       tokenIds: promptTokenIds(recorded.prompt),
       times: {
-        firstTokenMs: recorded.firstTokenMs,
-        interTokenMs: (recorded.lastTokenMs - recorded.firstTokenMs) / (recorded.outputTokens - 1),
+        firstTokenMs: Math.max(recorded.firstTokenMs, LEAST_MS),
+        interTokenMs: Math.max((recorded.lastTokenMs - recorded.firstTokenMs) / (recorded.outputTokens - 1), LEAST_MS),
       },
     }))
 }
@@ -197,7 +246,7 @@ function meanError(requests: readonly Prepared[], simulated: readonly Times[]): 
   for (const [index, { times }] of requests.entries()) {
     const { firstTokenMs, interTokenMs } = simulated[index] as Times
     sum += Math.abs(Math.log(firstTokenMs / times.firstTokenMs))
-    sum += Math.abs(Math.log(interTokenMs / Math.max(times.interTokenMs, NOTHING_MS)))
+    sum += Math.abs(Math.log(interTokenMs / times.interTokenMs))
   }
   return sum / requests.length
 }
@@ -213,31 +262,23 @@ function medianError(
     const recorded = medians(indexes.map((index) => (requests[index] as Prepared).times))
     const ours = medians(indexes.map((index) => simulated[index] as Times))
     sum += Math.abs(Math.log(ours.firstTokenMs / recorded.firstTokenMs))
-    sum += Math.abs(Math.log(ours.interTokenMs / Math.max(recorded.interTokenMs, NOTHING_MS)))
+    sum += Math.abs(Math.log(ours.interTokenMs / recorded.interTokenMs))
   }
   return sum / kinds.length
 }
 
-function compare(requests: readonly Prepared[], simulated: readonly Times[]): Comparison {
-  const recorded = requests.map(({ times }) => times)
-  return { requests: requests.length, recorded: medians(recorded), simulated: medians(simulated) }
-}
+/** The constants in the order in which the search moves them. */
+const CONSTANTS = [
+  'overheadMs',
+  'perSeqMs',
+  'perTokenMs',
+  'perContextTokenMs',
+  'perAttentionPairMs',
+  'perRequestMs',
+  'perPromptTokenMs',
+]
 
-function medians(times: readonly Times[]): Times {
-  return {
-    firstTokenMs: median(times.map(({ firstTokenMs }) => firstTokenMs)),
-    interTokenMs: median(times.map(({ interTokenMs }) => interTokenMs)),
-  }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const middle = Math.floor(sorted.length / 2)
-  if (sorted.length % 2 === 1) return sorted[middle] ?? 0
-  return ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2
-}
-
-/** The constants as the search moves them: logarithms, for none is negative and their sizes differ by a million. */
+/** The search moves logarithms, for no constant is negative and their sizes differ by a million. */
 function timingOf(logs: readonly number[]): Timing {
   const [overheadMs, perSeqMs, perTokenMs, perContextTokenMs, perAttentionPairMs, perRequestMs, perPromptTokenMs] =
     logs.map(Math.exp) as [number, number, number, number, number, number, number]
@@ -279,28 +320,20 @@ function firstGuess(requests: readonly Prepared[]): readonly number[] {
   return guesses.map(Math.log)
 }
 
-function reportOf({ head }: Recording, fittedRequests: number, held: Comparison): string {
-  const { recorded, simulated } = held
-  const row = (what: string, of: (times: Times) => number) =>
-    `  ${what.padEnd(22)} recorded ${of(recorded).toFixed(1).padStart(8)} ms   simulated ${of(simulated).toFixed(1).padStart(8)} ms`
-  const worst = Math.max(...errorsOf(held))
-  const verdict =
-    worst <= ERROR_MAX
-      ? ''
-      : `\nThat is more than ${ERROR_MAX * 100} % off: record for longer, on a machine with nothing else to do.`
-  return `${head.engine}, model ${head.model}: fitted to ${fittedRequests} requests, compared with ${held.requests} others
-${row('time to first token', ({ firstTokenMs }) => firstTokenMs)}
-${row('time between tokens', ({ interTokenMs }) => interTokenMs)}
-Medians: ${errorsInWords(held)}.${verdict}`
-}
-
-function errorsInWords(held: Comparison): string {
-  const [first, inter] = errorsOf(held).map((error) => `${(error * 100).toFixed(1)} %`)
-  return `time to first token ${first} off, time between tokens ${inter}`
-}
-
-/** How far the medians are off, as shares of what was recorded. */
-export function errorsOf({ recorded, simulated }: Comparison): readonly [first: number, inter: number] {
-  const off = (one: number, other: number) => Math.abs(one - other) / Math.max(other, NOTHING_MS)
-  return [off(simulated.firstTokenMs, recorded.firstTokenMs), off(simulated.interTokenMs, recorded.interTokenMs)]
+function reportOf({ head }: Recording, near: Comparison, { held, heldByKind, untold }: Omit<Fitted, 'report'>): string {
+  const isTooFar = Math.max(...errorsOf(held)) > ERROR_MAX
+  return [
+    `${head.engine}, model ${head.model}: fitted to ${near.requests} requests, compared with ${held.requests} others, by medians`,
+    ...comparisonTable([
+      ['fitted to', near],
+      ['compared with', held],
+      ...Array.from(heldByKind, ([kind, comparison]) => [`  ${kind}`, comparison] as const),
+    ]),
+    ...kindsTooFarOff(heldByKind),
+    ...(untold.length === 0 ? [] : [`Nothing that was recorded depends on ${untold.join(', ')}: 0.`]),
+    `Medians: ${errorsInWords(held)}.`,
+    ...(isTooFar
+      ? [`That is more than ${ERROR_MAX * 100} % off: record for longer, on a machine with nothing else to do.`]
+      : []),
+  ].join('\n')
 }

@@ -169,8 +169,11 @@ function settle(
     )
   }
   const room = placement && kvCacheTokensOf(placement)
-  if (placement && room !== undefined && room < blockSize)
-    throw faultAt(['gpus'], doesNotFit(placement, wishes.maxModelLen ?? MAX_MODEL_LEN_DEFAULT))
+  if (placement && room !== undefined && room < blockSize) {
+    const isShareLow = (placement.gpuMemoryUtilization ?? GPU_MEMORY_UTILIZATION) < GPU_MEMORY_UTILIZATION
+    const fault = doesNotFit(placement, wishes.maxModelLen ?? MAX_MODEL_LEN_DEFAULT, isShareLow)
+    throw faultAt([isShareLow ? 'gpuMemoryUtilization' : 'gpus'], fault)
+  }
   if (room !== undefined && wishes.kvCacheTokens !== undefined && wishes.kvCacheTokens > room) {
     throw faultAt(['kvCacheTokens'], `the GPUs have room for ${room} tokens beside the weights: lower it to that`)
   }
@@ -187,23 +190,25 @@ function settle(
     )
   }
   const { batched, seqs } = batchDefaults(placement?.gpu, gpuName)
-  return {
-    timing,
-    kvCacheTokens,
-    maxModelLen,
-    maxNumSeqs: wishes.maxNumSeqs ?? seqs,
-    maxNumBatchedTokens: wishes.maxNumBatchedTokens ?? batched,
-    blockSize,
+  const maxNumBatchedTokens = wishes.maxNumBatchedTokens ?? batched
+  // As in vLLM: its own number gives way, and one that was set is refused.
+  const maxNumSeqs = wishes.maxNumSeqs ?? Math.min(seqs, maxNumBatchedTokens)
+  if (maxNumSeqs > maxNumBatchedTokens) {
+    throw faultAt(
+      ['maxNumSeqs'],
+      `so many sequences need a token each of the ${maxNumBatchedTokens} in a step: lower it, or raise maxNumBatchedTokens`,
+    )
   }
+  return { timing, kvCacheTokens, maxModelLen, maxNumSeqs, maxNumBatchedTokens, blockSize }
 }
 
-function doesNotFit(placement: Placement, tokens: number): string {
+function doesNotFit(placement: Placement, tokens: number, isShareLow: boolean): string {
   const enough = fewestGpus(placement, tokens)
-  const { gpus, gpu, model, dtype } = placement
+  const { gpus, gpu, model, dtype, gpuMemoryUtilization } = placement
   const gigabytes = Math.round(weightBytes({ model, dtype }) / 1e9)
   const has = `${gpus} × ${gpu.memoryGb} GB cannot hold weights of ${gigabytes} GB and a KV cache`
   const fix = enough === undefined ? 'take larger GPUs or fp8' : `give ${enough} GPUs`
-  return `${has}: ${fix}`
+  return isShareLow ? `in ${gpuMemoryUtilization} of their memory ${has}: raise it, or ${fix}` : `${has}: ${fix}`
 }
 
 function batchDefaults(

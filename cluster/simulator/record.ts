@@ -1,5 +1,6 @@
 // Takes a real engine's times: sends it requests of many shapes, alone and together, and writes down what each one took.
 import { setTimeout as delay } from 'node:timers/promises'
+import * as v from 'valibot'
 import { createRandom, type Random, randomInteger } from '../../shared/random.ts'
 import { parseMetricsPage } from '../endpoints/metrics-page.ts'
 import { UserError } from '../user-error.ts'
@@ -22,6 +23,10 @@ const PROMPT_TOKENS_MAX = 3_000
 /** Of requests that meet others. */
 const SHORT_PROMPT_TOKENS_MAX = 800
 const OUTPUT_TOKENS = 24
+/** Less context leaves no room for prompts of different lengths. */
+const CONTEXT_TOKENS_MIN = 128
+/** What follows on a shared beginning. */
+const ENDING_TOKENS_MAX = 200
 /** Requests that meet come within it. */
 const SPREAD_MS = 150
 /** Of an engine that is idle again: its statistics and its memory have settled. */
@@ -36,11 +41,11 @@ type Episode = { readonly kind: string; readonly requests: readonly Planned[]; r
 /** The kinds of episodes, in the order in which they come again and again. */
 const KINDS: readonly ((random: Random, promptMax: number) => Episode)[] = [
   alone,
-  (random) => together(random, 2),
+  (random, promptMax) => together(random, promptMax, 2),
   sharing,
-  (random) => together(random, 4),
+  (random, promptMax) => together(random, promptMax, 4),
   alone,
-  (random) => together(random, 8),
+  (random, promptMax) => together(random, promptMax, 8),
 ]
 
 /** Episodes of each kind in a row: the first of a pair is for fitting, the second for the test. */
@@ -50,7 +55,13 @@ export const KIND_COUNT = KINDS.length
 export async function recordEngine(options: RecordOptions): Promise<string> {
   const { print } = options
   const head = await headOf(options)
-  const promptMax = Math.min(PROMPT_TOKENS_MAX, head.maxModelLen - 2 * OUTPUT_TOKENS)
+  const contextTokens = Math.min(head.maxModelLen, head.kvCacheTokens)
+  if (contextTokens < CONTEXT_TOKENS_MIN) {
+    throw new UserError(
+      `${options.engine} takes ${contextTokens} tokens: start it with --max-model-len ${CONTEXT_TOKENS_MIN} or more`,
+    )
+  }
+  const promptMax = Math.min(PROMPT_TOKENS_MAX, contextTokens - 2 * OUTPUT_TOKENS)
   print(`recording ${head.engine}, model ${head.model}, for ${options.seconds} s`)
   const random = createRandom(options.seed)
   for (let warmUp = 0; warmUp < WARM_UP_REQUESTS; warmUp++)
@@ -86,21 +97,24 @@ function alone(random: Random, promptMax: number): Episode {
   }
 }
 
-function together(random: Random, count: number): Episode {
+function together(random: Random, promptMax: number, count: number): Episode {
+  const longest = Math.min(SHORT_PROMPT_TOKENS_MAX, promptMax)
   const requests = Array.from({ length: count }, () => ({
     afterMs: Math.round(random() * SPREAD_MS),
-    prompt: [fresh(random, randomInteger(random, PROMPT_TOKENS_MIN, SHORT_PROMPT_TOKENS_MAX))],
+    prompt: [fresh(random, randomInteger(random, PROMPT_TOKENS_MIN, longest))],
     outputTokens: randomInteger(random, OUTPUT_TOKENS / 2, 2 * OUTPUT_TOKENS),
   }))
   return { kind: `together-${count}`, inTurn: false, requests }
 }
 
 /** Three prompts with one beginning, one after the other: the second and third find it cached. */
-function sharing(random: Random): Episode {
-  const shared = fresh(random, randomInteger(random, 200, SHORT_PROMPT_TOKENS_MAX))
+function sharing(random: Random, promptMax: number): Episode {
+  const endingMax = Math.min(ENDING_TOKENS_MAX, Math.floor(promptMax / 4))
+  const sharedMax = Math.min(SHORT_PROMPT_TOKENS_MAX, promptMax - endingMax)
+  const shared = fresh(random, randomInteger(random, Math.floor(sharedMax / 4), sharedMax))
   const requests = Array.from({ length: 3 }, () => ({
     afterMs: 0,
-    prompt: [shared, fresh(random, randomInteger(random, PROMPT_TOKENS_MIN, 200))],
+    prompt: [shared, fresh(random, randomInteger(random, PROMPT_TOKENS_MIN, endingMax))],
     outputTokens: OUTPUT_TOKENS,
   }))
   return { kind: 'sharing', inTurn: true, requests }
@@ -195,6 +209,11 @@ function rounded(ms: number): number {
   return Math.round(ms * 100) / 100
 }
 
+const Models = v.object({
+  data: v.array(v.object({ id: v.string(), max_model_len: v.pipe(v.number(), v.integer(), v.minValue(1)) })),
+})
+const Version = v.object({ version: v.string() })
+
 async function headOf({ engine, maxNumSeqs, maxNumBatchedTokens }: RecordOptions): Promise<RecordingHead> {
   const ask = async (path: string): Promise<Response> => {
     try {
@@ -206,8 +225,13 @@ async function headOf({ engine, maxNumSeqs, maxNumBatchedTokens }: RecordOptions
       throw new UserError(`${engine} does not answer: start vLLM there, or name another one with --engine`)
     }
   }
-  const { data } = (await (await ask('/v1/models')).json()) as { data: { id: string; max_model_len: number }[] }
-  const { version } = (await (await ask('/version')).json()) as { version: string }
+  const read = async <const Schema extends v.GenericSchema>(schema: Schema, path: string) => {
+    const parsed = v.safeParse(schema, await (await ask(path)).json().catch(() => undefined))
+    if (parsed.success) return parsed.output
+    throw new UserError(`${engine}${path} does not answer as vLLM does: name the engine itself with --engine`)
+  }
+  const { data } = await read(Models, '/v1/models')
+  const { version } = await read(Version, '/version')
   const { blockSizeTokens, kvCacheTokens } = parseMetricsPage(Buffer.from(await (await ask('/metrics')).arrayBuffer()))
   const [model] = data
   if (!model || blockSizeTokens === undefined || kvCacheTokens === undefined)

@@ -54,26 +54,30 @@ export function parseRecording(text: string, file: string): Recording {
     throw new UserError(`${file}:${index + 1}: ${v.getDotPath(issue) ?? 'the line'}: ${issue.message}`)
   }
   const head = read(Head, 0)
+  const usableTokens = head.kvCacheTokens - (head.kvCacheTokens % head.blockSize)
   const requests = lines.slice(1).map((_, index) => {
     const request = read(RecordedRequest, index + 1)
     const tokens = request.prompt.reduce((sum, [, length]) => sum + length, request.outputTokens)
-    if (tokens <= head.kvCacheTokens) return request
+    if (tokens <= usableTokens) return request
     throw new UserError(
-      `${file}:${index + 2}: ${tokens} tokens do not fit the KV cache of ${head.kvCacheTokens}: drop the line`,
+      `${file}:${index + 2}: ${tokens} tokens do not fit the KV cache of ${usableTokens}: drop the line`,
     )
   })
   if (requests.length === 0) throw new UserError(`${file}: holds no request: record for longer`)
   return { head, requests }
 }
 
-/** Prompts use ids below it: any vocabulary has so many, and what is special among them is of no matter here. */
-const IDS = 20_000
-const FIRST_ID = 1_000
+/**
+ * Any vocabulary reaches so far, and what is special among them is of no matter here. Odd ids alone: the built-in
+ * tokenizer of a simulated pod has none that 244 divides.
+ */
+const FIRST_ID = 1_001
+const IDS = 10_000
 
 /** The token ids of a prompt. */
 export function promptTokenIds(prompt: RecordedRequest['prompt']): number[] {
   return prompt.flatMap(([seed, length]) => {
     const random = createRandom(seed)
-    return Array.from({ length }, () => FIRST_ID + Math.floor(random() * IDS))
+    return Array.from({ length }, () => FIRST_ID + 2 * Math.floor(random() * IDS))
   })
 }

@@ -2,7 +2,8 @@
 // known constants, which must come back.
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { ERROR_MAX, errorsOf, fitRecording, presetText } from '../../../cluster/simulator/fit.ts'
+import { ERROR_MAX, errorsOf } from '../../../cluster/simulator/comparison.ts'
+import { fitRecording, presetText } from '../../../cluster/simulator/fit.ts'
 import { parsePreset } from '../../../cluster/simulator/preset.ts'
 import { parseRecording } from '../../../cluster/simulator/recording.ts'
 
@@ -17,7 +18,15 @@ describe('a fit', () => {
     expect(first, fitted.report).toBeLessThan(ERROR_MAX)
     expect(inter, fitted.report).toBeLessThan(ERROR_MAX)
     expect(fitted.report).not.toContain('more than')
-    const preset = parsePreset(presetText(recording, fitted, 'a/timings.jsonl'), 'preset.yaml')
+    // Of eight at once the first tokens came later than modelled, in one half of the recording more than in the other.
+    for (const [kind, comparison] of fitted.heldByKind) {
+      const [firstOfKind, interOfKind] = errorsOf(comparison)
+      expect(interOfKind, kind).toBeLessThan(ERROR_MAX)
+      expect(firstOfKind, kind).toBeLessThan(kind === 'together-8' ? 0.25 : ERROR_MAX)
+    }
+    const text = presetText(recording, fitted, 'a/timings.jsonl')
+    expect(text).toContain('# Further off than the rest: together-8, time to first token')
+    const preset = parsePreset(text, 'preset.yaml')
     expect(preset.timing.step.overheadMs).toBeCloseTo(fitted.timing.step.overheadMs, 2)
     expect(preset).toMatchObject({ kvCacheTokens: 65_536, maxNumSeqs: 16, blockSize: 32 })
   }, 60_000)
@@ -35,6 +44,54 @@ describe('a fit', () => {
     const { report } = fitRecording(parseRecording([head, ...rounds].join('\n'), 'x'))
     expect(report).toContain('more than 10 % off: record for longer')
   }, 60_000)
+})
+
+describe('a fit to times that follow from known constants', () => {
+  const [head = ''] = RECORDED.split('\n')
+  const STEP_MS = 10
+  const TOKEN_MS = 0.05
+  const REQUEST_MS = 3
+  const OUTPUT_TOKENS = 20
+  /** Alone, each in a step of its own: a prompt, then a token at a time. */
+  const requestOf = (episode: number, promptTokens: number) => {
+    const firstTokenMs = REQUEST_MS + STEP_MS + TOKEN_MS * promptTokens
+    return JSON.stringify({
+      episode,
+      kind: 'alone',
+      sentAtMs: 0,
+      prompt: [[episode, promptTokens]],
+      cachedTokens: 0,
+      outputTokens: OUTPUT_TOKENS,
+      firstTokenMs,
+      lastTokenMs: firstTokenMs + (OUTPUT_TOKENS - 1) * (STEP_MS + TOKEN_MS),
+    })
+  }
+  const lines = Array.from({ length: 24 }, (_, episode) => requestOf(episode, 20 + 71 * episode))
+
+  it('finds them again, as far as requests that were alone tell them apart', () => {
+    const fitted = fitRecording(parseRecording([head, ...lines].join('\n'), 'known.jsonl'))
+    const { step, request } = fitted.timing
+    for (const error of errorsOf(fitted.held)) expect(error, fitted.report).toBeLessThan(0.02)
+    expect((step.overheadMs + step.perSeqMs) / STEP_MS).toBeCloseTo(1, 1)
+    expect((step.perTokenMs + request.perPromptTokenMs) / TOKEN_MS).toBeCloseTo(1, 1)
+  })
+
+  it('says which of them nothing depends on, where all prompts are short and as long', () => {
+    const alike = Array.from({ length: 24 }, (_, episode) => requestOf(episode, 20))
+    const fitted = fitRecording(parseRecording([head, ...alike].join('\n'), 'alike.jsonl'))
+    expect(fitted.untold).toEqual(expect.arrayContaining(['perAttentionPairMs', 'perPromptTokenMs']))
+    expect(fitted.report).toContain(`Nothing that was recorded depends on ${fitted.untold.join(', ')}: 0.`)
+    const constants: Readonly<Record<string, number>> = { ...fitted.timing.step, ...fitted.timing.request }
+    for (const name of fitted.untold) expect(constants[name], name).toBe(0)
+  })
+
+  it('is refused where one half has nothing to compare', () => {
+    const oneToken = lines.map((line) => JSON.stringify({ ...JSON.parse(line), outputTokens: 1 }))
+    for (const short of [[lines[0]], oneToken]) {
+      const recording = parseRecording([head, ...short].join('\n'), 'short.jsonl')
+      expect(() => fitRecording(recording)).toThrow(/^the recording is too short .* record for longer$/)
+    }
+  })
 })
 
 describe('a recording', () => {

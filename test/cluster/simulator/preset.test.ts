@@ -75,6 +75,11 @@ blockSize: 32`
     })
   })
 
+  it('lets no more sequences into a step than it has tokens, as vLLM does', () => {
+    const preset = parsePreset('gpu: h100\nmodel: 8b\nmaxNumBatchedTokens: 128', 'p.yaml')
+    expect(preset).toMatchObject({ maxNumBatchedTokens: 128, maxNumSeqs: 128 })
+  })
+
   it('is what has a dot or a slash', () => {
     expect(loadPreset('./mine', () => 'gpu: h100\nmodel: 8b')).toEqual(presetNamed('h100-8b'))
     expect(loadPreset('mine.yaml', () => 'gpu: h100\nmodel: 8b')).toEqual(presetNamed('h100-8b'))
@@ -98,6 +103,14 @@ blockSize: 32`
     [
       'gpu: h100\nmodel: 8b\nkvCacheTokens: 10',
       'p.yaml:3: kvCacheTokens: is less than one block of 16 tokens: raise it',
+    ],
+    [
+      'gpu: h100\nmodel: 8b\ngpuMemoryUtilization: 0.1',
+      'p.yaml:3: gpuMemoryUtilization: in 0.1 of their memory 1 × 80 GB cannot hold weights of 16 GB and a KV cache: raise it, or give 8 GPUs',
+    ],
+    [
+      'gpu: h100\nmodel: 8b\nmaxNumBatchedTokens: 128\nmaxNumSeqs: 256',
+      'p.yaml:4: maxNumSeqs: so many sequences need a token each of the 128 in a step: lower it, or raise maxNumBatchedTokens',
     ],
     ['gpu: h100\nmodel: 8b\nblockSize: 0', /^p\.yaml:3: blockSize: /],
     ['gpu: abacus\nmodel: 8b', /^p\.yaml:1: gpu: /],
