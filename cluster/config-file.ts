@@ -103,6 +103,12 @@ const ConfigFile = v.strictObject({
     ),
   ),
   kvManager: v.optional(origin),
+  // Where models' tokenizers are: one for a model, or for all, and a directory that models are mounted below.
+  tokenizers: v.optional(
+    v.array(v.strictObject({ model: v.optional(v.string()), directory: v.pipe(v.string(), v.minLength(1)) })),
+    [],
+  ),
+  modelsDirectory: v.optional(v.pipe(v.string(), v.minLength(1))),
   loadMonitor: v.optional(origin),
   picker: v.optional(v.picklist(namesOf(PICKERS))),
   cache: v.optional(

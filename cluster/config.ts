@@ -6,6 +6,7 @@ import { redisUrlFault } from './cache/redis-url.ts'
 import { type ConfigFile, originOf, parseConfigText } from './config-file.ts'
 import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
 import type { FilterName, PickerName, ProfileConfig, ScorerName } from './scheduling/profile.ts'
+import type { TokenizerDirectories } from './tokens/find-directory.ts'
 import { UserError } from './user-error.ts'
 
 export const ADMIN_PORT_DEFAULT = 8081
@@ -23,6 +24,8 @@ export type RouterConfig = {
   readonly kvManager: string | undefined
   /** A load monitor that is asked for the pods' load; the router scrapes them itself while it does not answer. */
   readonly loadMonitor: string | undefined
+  /** Where models' tokenizers are; without any, engines are asked for token ids. */
+  readonly tokenizers: TokenizerDirectories
   readonly seed: number | undefined
   /** The response cache; undefined when it is off. */
   readonly cache: (CachePolicy & CacheTiers) | undefined
@@ -68,6 +71,9 @@ export type RouterOverrides = {
   readonly endpoints?: readonly string[] | undefined
   readonly kvManager?: string | undefined
   readonly loadMonitor?: string | undefined
+  /** `DIRECTORY` or `MODEL=DIRECTORY`. */
+  readonly tokenizers?: readonly string[] | undefined
+  readonly modelsDirectory?: string | undefined
   readonly seed?: number | undefined
   /** `CACHE_ENABLED`, as it was written. */
   readonly cacheEnabled?: string | undefined
@@ -143,6 +149,10 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     profiles: profilesOf(file),
     kvManager: serviceOf('--kv-manager', over.kvManager) ?? file.kvManager ?? endpointOfScorer(file),
     loadMonitor: serviceOf('--load-monitor', over.loadMonitor) ?? file.loadMonitor,
+    tokenizers: {
+      named: over.tokenizers?.length ? over.tokenizers.map(tokenizerOf) : file.tokenizers,
+      modelsDirectory: over.modelsDirectory ?? file.modelsDirectory,
+    },
     seed: over.seed ?? file.seed,
     cache: cacheOf(file, over),
     limits: file.limits,
@@ -211,6 +221,14 @@ function serviceOf(flag: string, text: string | undefined): string | undefined {
   const url = originOf(text)
   if (!url) throw new UserError(`${flag} ${text}: expected an URL like http://10.0.0.7:8080, without a path`)
   return url.origin
+}
+
+/** A directory, or a model's name, `=` and its directory. */
+function tokenizerOf(text: string): TokenizerDirectories['named'][number] {
+  const at = text.indexOf('=')
+  const directory = text.slice(at + 1)
+  if (directory === '' || at === 0) throw new UserError(`--tokenizer ${text}: expected DIRECTORY or MODEL=DIRECTORY`)
+  return at === -1 ? { directory } : { model: text.slice(0, at), directory }
 }
 
 type EndpointRow = NonNullable<ConfigFile['endpoints']>[number]

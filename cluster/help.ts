@@ -86,6 +86,17 @@ export const HELP = {
         value: 'URL',
         help: 'a load monitor to ask for the pods’ load (default: scrape them)',
       },
+      tokenizer: {
+        type: 'string',
+        multiple: true,
+        value: '[MODEL=]DIR',
+        help: "the model's tokenizer.json and chat template: prompts are read here (default: the engines are asked); may repeat",
+      },
+      'models-dir': {
+        type: 'string',
+        value: 'DIR',
+        help: 'where models are mounted: their tokenizers are looked for there',
+      },
       redis: redisFlag,
       'allow-unsigned': { type: 'boolean', help: 'take requests that the edge did not sign' },
       'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },

@@ -74,6 +74,8 @@ async function runRouter(values: FlagValues): Promise<void> {
     endpoints: [...texts(values, 'endpoint'), ...(vllmPort === undefined ? [] : [`http://127.0.0.1:${vllmPort}`])],
     kvManager: text(values, 'kv-manager') ?? process.env.KV_CACHE_MANAGER_URL,
     loadMonitor: text(values, 'load-monitor'),
+    tokenizers: texts(values, 'tokenizer'),
+    modelsDirectory: text(values, 'models-dir'),
     seed: number(values, 'seed', 0, 2 ** 32 - 1),
     cacheEnabled: process.env.CACHE_ENABLED,
     redis: text(values, 'redis') ?? process.env.REDIS_URL,

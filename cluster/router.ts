@@ -36,6 +36,8 @@ import { createBodyBudget } from './proxy/read-body.ts'
 import { createProxy } from './proxy/server.ts'
 import { buildProfile } from './scheduling/profile.ts'
 import { createEngineTokenizer } from './tokens/engine-tokenizer.ts'
+import { findTokenizerDirectory } from './tokens/find-directory.ts'
+import { createRouterTokenizer } from './tokens/router-tokenizer.ts'
 
 export type Router = {
   readonly port: number
@@ -97,6 +99,24 @@ export async function startRouter(
     config.kvManager === undefined
       ? undefined
       : followRemoteIndex({ origin: config.kvManager, local: index.match, fetch, onEvent })
+  const askTokenize = (to: EndpointId, body: Buffer, timeoutMs: number) =>
+    askEngine(connections, to, { path: '/tokenize', body }, { timeoutMs, bytesMax: TOKENS_BYTES_MAX })
+  const directories = tokenizerFinder(config, endpoints)
+  const tokenizer = createRouterTokenizer({
+    directoryOf: directories.directoryOf,
+    baseOf: (model) => baseOf(endpoints, model),
+    engine: createEngineTokenizer({
+      askable: (model) => askableAbout(endpoints, model),
+      ask: askTokenize,
+      nowMs,
+      budgetMs: () => current.timeouts.tokenizeMs,
+    }),
+    ask: (to, body) => askTokenize(to, body, PROBE_TIMEOUT_MS),
+    nowMs,
+    random: Math.random,
+    budgetMs: () => current.timeouts.tokenizeMs,
+    onEvent,
+  })
   let notReady = false
   let draining = false
 
@@ -106,13 +126,7 @@ export async function startRouter(
     admission,
     identify: createIdentifyCaller(config.edgeKeys, config.allowUnsigned, epochMs),
     gather: {
-      tokenize: createEngineTokenizer({
-        askable: (model) => askableAbout(endpoints, model),
-        ask: (to, body, timeoutMs) =>
-          askEngine(connections, to, { path: '/tokenize', body }, { timeoutMs, bytesMax: TOKENS_BYTES_MAX }),
-        nowMs,
-        budgetMs: () => current.timeouts.tokenizeMs,
-      }),
+      tokenize: tokenizer.tokenize,
       findPrefixes: remote?.findPrefixes ?? ((query) => ({ matches: index.match(query), by: undefined })),
       knowsCaches: () => watch.follows() || remote?.answers() === true,
     },
@@ -168,6 +182,11 @@ export async function startRouter(
       endpoints.snapshot().map(({ endpoint, baseModel }) => baseModel && watch.follow(endpoint, baseModel)),
     )
   }
+  /** Whether the tokenizer here says what this engine says. */
+  const verify = (id: EndpointId): void => {
+    const base = endpoints.snapshot().find(({ endpoint }) => endpoint.id === id)?.baseModel
+    if (base !== undefined) void tokenizer.verify(id, base)
+  }
   const follower =
     config.loadMonitor === undefined ? undefined : followLoadMonitor(config.loadMonitor, { endpoints, nowMs, onEvent })
   const monitor = startMonitor({
@@ -176,7 +195,12 @@ export async function startRouter(
     nowMs,
     ...(follower && { scrapedElsewhere: follower.covers }),
     onEvent(event) {
-      if (event.type === 'models') void follow()
+      if (event.type === 'models') {
+        directories.lookAgain()
+        void follow()
+      }
+      // After a restart it may have another template.
+      if (event.type === 'models' || event.type === 'recovered') verify(event.endpoint)
       onEvent(event)
     },
     onScrape: metrics.scraped,
@@ -197,6 +221,7 @@ export async function startRouter(
     connections.replace(next.endpoints)
     for (const id of removed) {
       watch.unfollow(id)
+      tokenizer.forget(id)
       accuracy.forget(id)
       metrics.forget(id)
     }
@@ -239,7 +264,7 @@ export async function startRouter(
       remote?.close()
       await stopProxy(drainMs)
       // Last, so that who asks it sees the draining to its end.
-      await Promise.all([stopAdmin(0), watch.close(), follower?.stop(), redis?.close()])
+      await Promise.all([stopAdmin(0), watch.close(), follower?.stop(), redis?.close(), tokenizer.close()])
       await connections.close()
     },
   }
@@ -256,6 +281,7 @@ const NEEDS_RESTART = [
   'seed',
   'kvManager',
   'loadMonitor',
+  'tokenizers',
 ] as const satisfies readonly (keyof RouterConfig)[]
 
 /** Of the cache everything else takes effect at once. */
@@ -263,6 +289,8 @@ const CACHE_NEEDS_RESTART = ['memoryBytes', 'redis'] as const
 
 /** 128 k token ids are a megabyte of JSON. */
 const TOKENS_BYTES_MAX = 32 * 1024 * 1024
+/** For a probe of a few hundred tokens. */
+const PROBE_TIMEOUT_MS = 10_000
 const SOURCES_BYTES_MAX = 64 * 1024
 const SOURCES_TIMEOUT_MS = 2_000
 
@@ -273,6 +301,34 @@ function profilesOf({ profiles }: RouterConfig): Profiles {
 function askerOf(connections: Connections): KvWatchDeps['askSources'] {
   const limits = { timeoutMs: SOURCES_TIMEOUT_MS, bytesMax: SOURCES_BYTES_MAX }
   return (id) => askEngine(connections, id, { path: '/kv_event_sources' }, limits)
+}
+
+type DirectoryFinder = { readonly directoryOf: (model: string) => string | undefined; readonly lookAgain: () => void }
+
+/** Looked for once for each model, until an engine says something else of its models. */
+function tokenizerFinder({ tokenizers }: RouterConfig, endpoints: EndpointSet): DirectoryFinder {
+  const found = new Map<string, string | undefined>()
+  return {
+    directoryOf(model) {
+      if (found.has(model)) return found.get(model)
+      const card = endpoints.modelList().find(({ id }) => id === model)
+      if (card === undefined) return undefined
+      const { root } = card
+      const directory = findTokenizerDirectory(tokenizers, {
+        id: model,
+        root: typeof root === 'string' ? root : undefined,
+      })
+      found.set(model, directory)
+      return directory
+    },
+    lookAgain: () => found.clear(),
+  }
+}
+
+/** The model that an adapter stands for; any other name stands for itself. */
+function baseOf(endpoints: EndpointSet, model: string): string {
+  const view = endpoints.snapshot().find(({ models }) => models?.includes(model))
+  return view?.adapters.includes(model) ? (view.baseModel ?? model) : model
 }
 
 /** Those first that are heard of, then the least busy: what is stale may be frozen, and looks idle. */
@@ -320,6 +376,16 @@ const TOLD = {
   'redis-refuses-saves': ['warn', 'Redis answers, and refuses to save'],
   'redis-takes-saves': ['info', 'Redis saves again'],
   'redis-lost': ['warn', 'Redis does not answer; answers are stored in this process alone'],
+  'tokenizer-loaded': ['info', 'a model’s tokenizer was read'],
+  'tokenizer-unusable': ['warn', 'a model’s tokenizer cannot be used; the engines are asked for token ids'],
+  'tokenizer-agrees': ['info', 'the tokenizer here and the engine agree'],
+  'tokenizer-differs': ['warn', 'the tokenizer here and the engine do not agree; the engines are asked for token ids'],
+  'tokenizer-unverified': ['warn', 'the engine did not tell whether it agrees with the tokenizer here'],
+  'stand-ins-differ': [
+    'warn',
+    'a prompt came out otherwise when it was read in parts; prompts are read whole from now on',
+  ],
+  'encoder-fault': ['warn', 'the thread that tokenises ended; it is started again'],
   'load-monitor-lacks': ['info', 'the load monitor has no fresh word of these; the router scrapes them itself'],
 } as const satisfies Record<string, readonly ['info' | 'warn', string]>
 

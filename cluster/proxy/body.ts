@@ -159,10 +159,17 @@ function isSpace(byte: number | undefined): boolean {
   return byte === SPACE || byte === LF || byte === CR || byte === TAB
 }
 
-function skipSpace(body: Buffer, from: number): number {
+/** Where the next byte is that is no white space. */
+export function skipSpace(body: Buffer, from: number): number {
   let at = from
   while (isSpace(body[at])) at++
   return at
+}
+
+/** The place behind the value at `start`; behind the body where none ends. */
+export function valueEndOf(body: Buffer, start: number): number {
+  const end = findValueEnd(body, start)
+  return typeof end === 'number' ? end : body.length
 }
 
 function findValueEnd(body: Buffer, start: number): number | BodyFault {

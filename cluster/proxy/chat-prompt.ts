@@ -1,9 +1,11 @@
-// A chat as vLLM's `POST /tokenize` takes it, for dialects whose requests vLLM itself turns into chats first.
-import type { Prompt } from '../tokens/tokenizer.ts'
+// A chat as vLLM's `POST /tokenize` takes it, and as a chat template does, for dialects whose requests vLLM itself turns
+// into chats first.
+import type { EngineBody, JsonObject, PromptWords, TextPrompt } from '../tokens/tokenizer.ts'
 import { type BodyMember, findMember } from './body.ts'
+import { findLongStrings, type ShortBody, withStandIns } from './long-strings.ts'
 import { parseExactly } from './parse-exactly.ts'
 
-export type JsonObject = Readonly<Record<string, unknown>>
+export type { JsonObject } from '../tokens/tokenizer.ts'
 
 /** Undefined members are left out. */
 export type ChatPrompt = {
@@ -11,6 +13,7 @@ export type ChatPrompt = {
   readonly messages: readonly JsonObject[]
   readonly tools: readonly JsonObject[] | undefined
   readonly chat_template_kwargs: JsonObject | undefined
+  readonly add_special_tokens?: boolean
   readonly media_io_kwargs?: unknown
 }
 
@@ -25,14 +28,48 @@ export function unknown(because: string): never {
 /** Reads a member of the body: undefined when it is absent or null. */
 export type ReadMember = (name: string) => unknown
 
-/** Runs a conversion of a body's members; what it gives up on is an unknown prompt. */
+/** Runs a conversion of a body's members, for an engine or for a template; what it gives up on has no prompt. */
 export function convertChat(
   body: Buffer,
   members: readonly BodyMember[],
   convert: (read: ReadMember) => ChatPrompt,
-): Prompt {
-  const read = readerOf(body, members)
-  return orUnknown(() => ({ kind: 'text', body: Buffer.from(JSON.stringify(convert(read))) }))
+): TextPrompt {
+  return textPrompt(
+    { body, members },
+    (whole) => Buffer.from(JSON.stringify(convert(readerOf(whole.body, whole.members)))),
+    (short) => {
+      const { messages, tools, chat_template_kwargs, add_special_tokens } = convert(readerOf(short.body, short.members))
+      const chat = {
+        messages,
+        tools,
+        templateArguments: chat_template_kwargs,
+        addGenerationPrompt: true,
+        continueFinalMessage: false,
+      }
+      return { ok: true, chat, addSpecialTokens: add_special_tokens === true }
+    },
+  )
+}
+
+/** A prompt whose conversions may give up. */
+export function textPrompt(
+  whole: ShortBody,
+  forEngine: (whole: ShortBody) => Buffer,
+  read: (short: ShortBody) => PromptWords,
+): TextPrompt {
+  const { body, members } = whole
+  return {
+    kind: 'text',
+    forEngine: () => orUnknown((): EngineBody => ({ ok: true, body: forEngine(whole) })),
+    get reading() {
+      const spans = findLongStrings(body, members)
+      return {
+        longStrings: spans.map(({ start, end }) => body.subarray(start, end)),
+        read: (standIns: readonly (string | undefined)[]) =>
+          orUnknown(() => read(withStandIns(body, spans, standIns) ?? unknown('the prompt is no JSON'))),
+      }
+    },
+  }
 }
 
 /** It gives up on what cannot be read exactly. */
@@ -45,11 +82,11 @@ export function readerOf(body: Buffer, members: readonly BodyMember[]): ReadMemb
   }
 }
 
-export function orUnknown(make: () => Prompt): Prompt {
+function orUnknown<Made>(make: () => Made): Made | { readonly ok: false; readonly because: string } {
   try {
     return make()
   } catch (error) {
-    if (error instanceof Unknown) return { kind: 'unknown', because: error.message }
+    if (error instanceof Unknown) return { ok: false, because: error.message }
     throw error
   }
 }

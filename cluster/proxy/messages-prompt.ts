@@ -1,5 +1,5 @@
 // The chat that vLLM makes of a request for messages. (`AnthropicServingMessages.to_chat_completion_request`, 0.32)
-import type { Prompt } from '../tokens/tokenizer.ts'
+import type { TextPrompt } from '../tokens/tokenizer.ts'
 import type { BodyMember } from './body.ts'
 import {
   convertChat,
@@ -13,7 +13,7 @@ import {
   unknown,
 } from './chat-prompt.ts'
 
-export function messagesPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
+export function messagesPrompt(body: Buffer, members: readonly BodyMember[]): TextPrompt {
   return convertChat(body, members, (read) => ({
     model: read('model'),
     messages: [...systemOf(read('system')), ...listOf(read('messages'), '`messages`').flatMap(messagesOf)],

@@ -1,9 +1,20 @@
 // What of a request's body makes its prompt, taken from where it stands: a long chat is neither parsed nor rebuilt.
 import type { Dialect } from '../../shared/dialect.ts'
 import { readIdList, skipSpace } from '../tokens/token-ids.ts'
-import type { Prompt } from '../tokens/tokenizer.ts'
+import type { Prompt, TextPrompt } from '../tokens/tokenizer.ts'
 import { type BodyMember, findMember, QUOTE, rewriteBody, stringEnd } from './body.ts'
-import { type JsonObject, orUnknown, type ReadMember, readerOf, templateArguments } from './chat-prompt.ts'
+import {
+  isObject,
+  type JsonObject,
+  listOf,
+  objectOf,
+  type ReadMember,
+  readerOf,
+  templateArguments,
+  textOf,
+  textPrompt,
+  unknown,
+} from './chat-prompt.ts'
 import { messagesPrompt } from './messages-prompt.ts'
 import { responsesPrompt } from './responses-prompt.ts'
 
@@ -44,12 +55,36 @@ export function promptOf(dialect: Dialect, body: Buffer, members: readonly BodyM
   }
 }
 
+/** Members with which the engine computes other tokens than those of the words. */
+const OTHER_TOKENS = ['truncate_prompt_tokens', 'prompt_embeds'] as const
+
 function chatPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
-  return orUnknown(() => {
-    const kwargs = argumentsOf(readerOf(body, members))
-    const set = new Map(kwargs === undefined ? [] : [['chat_template_kwargs', JSON.stringify(kwargs)]])
-    return { kind: 'text', body: rewriteBody(body, members, (name) => !CHAT_MEMBERS.has(name), set) }
-  })
+  return textPrompt(
+    { body, members },
+    (whole) => {
+      const read = readerOf(whole.body, whole.members)
+      for (const name of OTHER_TOKENS) if (read(name) !== undefined) return unknown(`the request has \`${name}\``)
+      const kwargs = argumentsOf(read)
+      const set = new Map(kwargs === undefined ? [] : [['chat_template_kwargs', JSON.stringify(kwargs)]])
+      return rewriteBody(whole.body, whole.members, (name) => !CHAT_MEMBERS.has(name), set)
+    },
+    (short) => {
+      const read = readerOf(short.body, short.members)
+      for (const name of [...OTHER_TOKENS, 'chat_template', 'mm_processor_kwargs']) {
+        if (read(name) !== undefined) return unknown(`the request has \`${name}\``)
+      }
+      const tools = read('tools')
+      const given = read('chat_template_kwargs')
+      const chat = {
+        messages: listOf(read('messages'), '`messages`').map((message) => objectOf(message, 'a message')),
+        tools: tools === undefined ? undefined : listOf(tools, '`tools`').map((tool) => objectOf(tool, 'a tool')),
+        templateArguments: argumentsOf(read) ?? (isObject(given) ? given : undefined),
+        addGenerationPrompt: read('add_generation_prompt') !== false,
+        continueFinalMessage: read('continue_final_message') === true,
+      }
+      return { ok: true, chat, addSpecialTokens: read('add_special_tokens') === true }
+    },
+  )
 }
 
 /**
@@ -66,13 +101,19 @@ function argumentsOf(read: ReadMember): JsonObject | undefined {
 function completionPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
   const prompt = findMember(members, 'prompt')
   if (!prompt) return { kind: 'unknown', because: 'the request has no prompt' }
+  for (const name of OTHER_TOKENS) {
+    const { valueStart, valueEnd } = findMember(members, name) ?? prompt
+    if (valueStart !== prompt.valueStart && body.toString('latin1', valueStart, valueEnd) !== 'null') {
+      return { kind: 'unknown', because: `the request has \`${name}\`` }
+    }
+  }
   const { valueStart } = prompt
-  if (body[valueStart] === QUOTE) return textPrompt(body, members, undefined)
+  if (body[valueStart] === QUOTE) return completionText(body, members, undefined)
   if (body[valueStart] !== OPEN_BRACKET) return { kind: 'unknown', because: 'the prompt is neither text nor token ids' }
   const first = skipSpace(body, valueStart + 1)
   if (body[first] === QUOTE) {
     const end = stringEnd(body, first)
-    if (isLast(body, end)) return textPrompt(body, members, body.toString('utf8', first, end))
+    if (isLast(body, end)) return completionText(body, members, body.toString('utf8', first, end))
   } else {
     const nested = body[first] === OPEN_BRACKET
     const list = readIdList(body, nested ? first + 1 : first)
@@ -87,7 +128,18 @@ function isLast(body: Buffer, at: number): boolean {
 }
 
 /** @param text the prompt as JSON, where it is not the member's own value. */
-function textPrompt(body: Buffer, members: readonly BodyMember[], text: string | undefined): Prompt {
-  const set = new Map(text === undefined ? [] : [['prompt', text]])
-  return { kind: 'text', body: rewriteBody(body, members, (name) => !COMPLETION_MEMBERS.has(name), set) }
+function completionText(body: Buffer, members: readonly BodyMember[], text: string | undefined): TextPrompt {
+  return textPrompt(
+    { body, members },
+    (whole) => {
+      const set = new Map(text === undefined ? [] : [['prompt', text]])
+      return rewriteBody(whole.body, whole.members, (name) => !COMPLETION_MEMBERS.has(name), set)
+    },
+    (short) => {
+      const read = readerOf(short.body, short.members)
+      const prompt = read('prompt')
+      const words = textOf(Array.isArray(prompt) ? prompt[0] : prompt, 'the prompt')
+      return { ok: true, text: words, addSpecialTokens: read('add_special_tokens') !== false }
+    },
+  )
 }

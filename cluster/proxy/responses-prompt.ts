@@ -1,5 +1,5 @@
 // The chat that vLLM makes of a request for a response. (`construct_input_messages`, `construct_tool_dicts`, 0.32)
-import type { Prompt } from '../tokens/tokenizer.ts'
+import type { TextPrompt } from '../tokens/tokenizer.ts'
 import type { BodyMember } from './body.ts'
 import {
   convertChat,
@@ -13,7 +13,7 @@ import {
   unknown,
 } from './chat-prompt.ts'
 
-export function responsesPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
+export function responsesPrompt(body: Buffer, members: readonly BodyMember[]): TextPrompt {
   return convertChat(body, members, (read) => {
     for (const name of ['previous_response_id', 'previous_input_messages', 'prompt']) {
       if (read(name) !== undefined) return unknown('the prompt goes on from what only an engine knows')
@@ -24,6 +24,8 @@ export function responsesPrompt(body: Buffer, members: readonly BodyMember[]): P
       messages: [...instructionsOf(read('instructions')), ...inputOf(read('input'))],
       tools: toolsOf(read('tools')),
       chat_template_kwargs: templateArguments(read('chat_template_kwargs'), effortOf(read)),
+      // A template may write a BOS of its own: vLLM then computes two.
+      add_special_tokens: true,
       media_io_kwargs: read('media_io_kwargs'),
     }
   })

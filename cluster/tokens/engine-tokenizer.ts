@@ -82,13 +82,16 @@ export function createEngineTokenizer(deps: EngineTokenizerDeps): Tokenize {
   return async (model: string, prompt: Prompt): Promise<Tokens> => {
     if (prompt.kind === 'unknown') return { ok: false, because: prompt.because }
     if (prompt.kind === 'ids') return { ok: true, ids: prompt.ids }
-    const key = createHash('sha256').update(prompt.body).digest('base64')
+    const made = prompt.forEngine()
+    if (!made.ok) return made
+    const { body } = made
+    const key = createHash('sha256').update(body).digest('base64')
     const ids = cache.get(key)
     if (ids) return { ok: true, ids }
     const under = asked.get(key)
     if (under) return under
     if (asked.size >= ASKED_MAX) return { ok: false, because: `${ASKED_MAX} prompts are being tokenised already` }
-    const pending = ask(key, model, prompt.body).finally(() => asked.delete(key))
+    const pending = ask(key, model, body).finally(() => asked.delete(key))
     asked.set(key, pending)
     return pending
   }

@@ -106,7 +106,7 @@ async function measure(promptTokens: number, pods: number): Promise<readonly num
   const request = {
     model: MODEL,
     cacheSalt: undefined,
-    prompt: () => ({ kind: 'text', body }) as const,
+    prompt: () => ({ kind: 'text', forEngine: () => ({ ok: true, body }) as const }) as const,
     promptTokensEstimate: promptTokens,
   }
   const scorers = [

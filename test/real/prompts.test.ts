@@ -221,8 +221,9 @@ async function tokenize(dialect: Dialect, body: Buffer): Promise<Uint32Array> {
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
   const prompt = promptOf(dialect, body, scan.members)
-  if (prompt.kind !== 'text') throw new Error(JSON.stringify(prompt))
-  const answer = await post('/tokenize', prompt.body)
+  const made = prompt.kind === 'text' ? prompt.forEngine() : undefined
+  if (!made?.ok) throw new Error(JSON.stringify(prompt))
+  const answer = await post('/tokenize', made.body)
   const ids = readTokenIds(answer)
   if (!ids) throw new Error(answer.toString())
   return ids

@@ -8,7 +8,8 @@ function prompt(members: object | string) {
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
   const found = messagesPrompt(body, scan.members)
-  return found.kind === 'text' ? JSON.parse(found.body.toString()) : found.kind === 'unknown' && found.because
+  const made = found.forEngine()
+  return made.ok ? JSON.parse(made.body.toString()) : made.because
 }
 
 const user = { role: 'user', content: 'hi' }

@@ -8,7 +8,10 @@ function prompt(dialect: Dialect, value: unknown) {
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
   const found = promptOf(dialect, body, scan.members)
-  if (found.kind === 'text') return JSON.parse(found.body.toString()) as unknown
+  if (found.kind === 'text') {
+    const made = found.forEngine()
+    return made.ok ? (JSON.parse(made.body.toString()) as unknown) : made.because
+  }
   return found.kind === 'ids' ? [...found.ids] : found.because
 }
 
@@ -71,7 +74,18 @@ describe('what of a request makes its prompt', () => {
       '{"model":"m","messages":[],"documents":[{"n":1.0}]}',
       'a number in the prompt can be written in several ways',
     ],
-    ['a response', 'responses', { model: 'm', input: 'hi' }, { model: 'm', messages }],
+    [
+      'a response: vLLM adds special tokens to what the template has, so that Llama 3 computes two BOS',
+      'responses',
+      { model: 'm', input: 'hi' },
+      { model: 'm', messages, add_special_tokens: true },
+    ],
+    [
+      'a chat that an engine truncates',
+      'completions',
+      { model: 'm', prompt: 'x', truncate_prompt_tokens: 5 },
+      'the request has `truncate_prompt_tokens`',
+    ],
     ['messages', 'messages', { model: 'm', messages, max_tokens: 1 }, { model: 'm', messages }],
     ['a count of tokens', 'count-tokens', { model: 'm', messages }, 'counting tokens computes none of them'],
     ['embeddings', 'embeddings', { model: 'm', input: 'x' }, 'prompts of embeddings are not looked up'],

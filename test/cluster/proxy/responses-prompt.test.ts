@@ -8,7 +8,11 @@ function prompt(members: object) {
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
   const found = responsesPrompt(body, scan.members)
-  return found.kind === 'text' ? JSON.parse(found.body.toString()) : found.kind === 'unknown' && found.because
+  const made = found.forEngine()
+  if (!made.ok) return made.because
+  const { add_special_tokens, ...chat } = JSON.parse(made.body.toString())
+  expect(add_special_tokens).toBe(true)
+  return chat
 }
 
 const user = { role: 'user', content: 'hi' }

@@ -43,7 +43,8 @@ describe('the answer to /tokenize', () => {
 })
 
 describe('token ids from the engines', () => {
-  const text = (body: string) => ({ kind: 'text', body: Buffer.from(body) }) as const
+  const text = (body: string) =>
+    ({ kind: 'text', forEngine: () => ({ ok: true, body: Buffer.from(body) }) as const }) as const
   const answer = (status: number, body: string) => ({ status, body: Buffer.from(body) })
 
   function tokenizer(ask: EngineTokenizerDeps['ask'], more: Partial<EngineTokenizerDeps> = {}) {
