@@ -3,9 +3,9 @@ import { DIALECTS, type Dialect } from '../../shared/dialect.ts'
 import { CALLER_FORBIDDEN_MEMBERS, ROUTER_ONLY_MEMBERS } from '../../shared/engine-controls.ts'
 import type { Rejection } from '../../shared/rejection.ts'
 import { readStreamWish } from '../../shared/stream-wish.ts'
+import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from '../prompts/body.ts'
+import { promptOf } from '../prompts/prompt.ts'
 import type { Prompt } from '../tokens/tokenizer.ts'
-import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from './body.ts'
-import { promptOf } from './prompt.ts'
 
 /** Until token ids are known: four bytes to a token. */
 const BYTES_PER_TOKEN = 4

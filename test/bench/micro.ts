@@ -1,7 +1,7 @@
 // Parts of the hot path alone, in this process. JSON.parse stands beside them as the yardstick.
 import { readdirSync, readFileSync } from 'node:fs'
 import { parseMetricsPage } from '../../cluster/endpoints/metrics-page.ts'
-import { rewriteBody, scanBody } from '../../cluster/proxy/body.ts'
+import { rewriteBody, scanBody } from '../../cluster/prompts/body.ts'
 import { chatRequest } from './requests.ts'
 
 export type Part = { readonly name: string; readonly bytes: number; readonly cpuUs: number }

@@ -1,8 +1,8 @@
 // What the router takes for a prompt of messages and of responses, beside what a real vLLM makes of the same request: as
 // many tokens, and all of those in whole blocks found in its prefix cache under their ids.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { scanBody } from '../../cluster/proxy/body.ts'
-import { promptOf } from '../../cluster/proxy/prompt.ts'
+import { scanBody } from '../../cluster/prompts/body.ts'
+import { promptOf } from '../../cluster/prompts/prompt.ts'
 import { readTokenIds } from '../../cluster/tokens/token-ids.ts'
 import { DIALECTS, type Dialect } from '../../shared/dialect.ts'
 import { readUsage } from '../../shared/usage.ts'

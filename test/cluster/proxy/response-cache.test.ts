@@ -1,6 +1,6 @@
 // The router answers from its cache what it may, and nothing else; what comes from there cannot be told from an engine's.
 import { describe, expect, it } from 'vitest'
-import { scanBody } from '../../../cluster/proxy/body.ts'
+import { scanBody } from '../../../cluster/prompts/body.ts'
 import { keyedBody } from '../../../cluster/proxy/cache-step.ts'
 import { isInKey } from '../../../shared/cache/key.ts'
 import { canonicaliseBody, serialiseBody } from '../../../shared/canonical-body.ts'

@@ -1,7 +1,7 @@
 // What vLLM makes of the same requests stands in test/real/prompts.test.ts.
 import { describe, expect, it } from 'vitest'
-import { scanBody } from '../../../cluster/proxy/body.ts'
-import { responsesPrompt } from '../../../cluster/proxy/responses-prompt.ts'
+import { scanBody } from '../../../cluster/prompts/body.ts'
+import { responsesPrompt } from '../../../cluster/prompts/responses-prompt.ts'
 
 function prompt(members: object) {
   const body = Buffer.from(JSON.stringify({ model: 'm', ...members }))

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { PARSED_VALUES_MAX, parseExactly } from '../../../cluster/proxy/parse-exactly.ts'
+import { PARSED_VALUES_MAX, parseExactly } from '../../../cluster/prompts/parse-exactly.ts'
 import { parseJson } from '../../parse-json.ts'
 
 function parse(text: string) {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { scanBody } from '../../../cluster/proxy/body.ts'
-import { promptOf } from '../../../cluster/proxy/prompt.ts'
+import { scanBody } from '../../../cluster/prompts/body.ts'
+import { promptOf } from '../../../cluster/prompts/prompt.ts'
 import type { Dialect } from '../../../shared/dialect.ts'
 
 function prompt(dialect: Dialect, value: unknown) {

@@ -1,7 +1,7 @@
 // What vLLM makes of the same requests stands in test/real/prompts.test.ts.
 import { describe, expect, it } from 'vitest'
-import { scanBody } from '../../../cluster/proxy/body.ts'
-import { messagesPrompt } from '../../../cluster/proxy/messages-prompt.ts'
+import { scanBody } from '../../../cluster/prompts/body.ts'
+import { messagesPrompt } from '../../../cluster/prompts/messages-prompt.ts'
 
 function prompt(members: object | string) {
   const body = Buffer.from(typeof members === 'string' ? members : JSON.stringify({ model: 'm', ...members }))

@@ -10,7 +10,7 @@ import {
   rewriteBody,
   scanBody,
   stringMember,
-} from '../../../cluster/proxy/body.ts'
+} from '../../../cluster/prompts/body.ts'
 import { parseJson } from '../../parse-json.ts'
 
 function membersOf(body: Buffer): readonly BodyMember[] {

@@ -1,8 +1,8 @@
 // Which strings of a body are long texts of its conversation: whatever else is long stays where it is.
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { scanBody } from '../../../cluster/proxy/body.ts'
-import { findLongStrings, withStandIns } from '../../../cluster/proxy/long-strings.ts'
+import { scanBody } from '../../../cluster/prompts/body.ts'
+import { findLongStrings, withStandIns } from '../../../cluster/prompts/long-strings.ts'
 
 const LONG = 'word '.repeat(200)
 
