@@ -103,6 +103,15 @@ const ConfigFile = v.strictObject({
     ),
   ),
   kvManager: v.optional(origin),
+  kv: v.optional(
+    v.strictObject({
+      bind: v.optional(eventsAddress),
+      cacheTtlSeconds: v.optional(v.pipe(count, v.minValue(1), v.maxValue(30 * 24 * 3_600))),
+      snapshotFrom: v.optional(origin),
+      port: v.optional(port),
+    }),
+    {},
+  ),
   // Where models' tokenizers are: one for a model, or for all, and a directory that models are mounted below.
   tokenizers: v.optional(
     v.array(v.strictObject({ model: v.optional(v.string()), directory: v.pipe(v.string(), v.minLength(1)) })),

@@ -5,6 +5,9 @@ import { type KeyRing, parseKeyRing } from '../shared/signature.ts'
 import { redisUrlFault } from './cache/redis-url.ts'
 import { type ConfigFile, originOf, parseConfigText } from './config-file.ts'
 import { type Endpoint, endpointIdOf, type Role } from './endpoints/endpoint.ts'
+import type { KvConfig } from './epp/prompt-knowledge.ts'
+import { CACHE_TTL_SECONDS_DEFAULT } from './kv/caches.ts'
+import { isEventsAddress } from './kv/sources.ts'
 import type { FilterName, PickerName, ProfileConfig, ScorerName } from './scheduling/profile.ts'
 import type { TokenizerDirectories } from './tokens/find-directory.ts'
 import { UserError } from './user-error.ts'
@@ -24,6 +27,10 @@ export type RouterConfig = {
   readonly kvManager: string | undefined
   /** A load monitor that is asked for the pods' load; the router scrapes them itself while it does not answer. */
   readonly loadMonitor: string | undefined
+  readonly kv: KvConfig & {
+    /** Where `/score`, `/events` and `/snapshot` are served besides the admin door. */
+    readonly scorePort: number | undefined
+  }
   /** Where models' tokenizers are; without any, engines are asked for token ids. */
   readonly tokenizers: TokenizerDirectories
   readonly seed: number | undefined
@@ -74,6 +81,13 @@ export type RouterOverrides = {
   /** `DIRECTORY` or `MODEL=DIRECTORY`. */
   readonly tokenizers?: readonly string[] | undefined
   readonly modelsDirectory?: string | undefined
+  readonly kvBind?: string | undefined
+  /** `CACHE_TTL_SECONDS`, as it was written. */
+  readonly cacheTtlSeconds?: string | undefined
+  readonly snapshotFrom?: string | undefined
+  readonly scorePort?: number | undefined
+  /** Pods may dial instead. */
+  readonly mayLackEndpoints?: boolean
   readonly seed?: number | undefined
   /** `CACHE_ENABLED`, as it was written. */
   readonly cacheEnabled?: string | undefined
@@ -149,6 +163,7 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     profiles: profilesOf(file),
     kvManager: serviceOf('--kv-manager', over.kvManager) ?? file.kvManager ?? endpointOfScorer(file),
     loadMonitor: serviceOf('--load-monitor', over.loadMonitor) ?? file.loadMonitor,
+    kv: kvOf(file, over),
     tokenizers: {
       named: over.tokenizers?.length ? over.tokenizers.map(tokenizerOf) : file.tokenizers,
       modelsDirectory: over.modelsDirectory ?? file.modelsDirectory,
@@ -162,12 +177,33 @@ function settle(file: ConfigFile, over: RouterOverrides): RouterConfig {
     ({ id }, index) => config.endpoints.findIndex((other) => other.id === id) !== index,
   )
   if (twice) throw new UserError(`endpoint ${twice.id} is listed twice`)
-  if (config.endpoints.length === 0) {
+  if (config.endpoints.length === 0 && !over.mayLackEndpoints) {
     throw new UserError(
       'no endpoints: name the vLLM servers with --endpoint http://host:port or under endpoints: in --config',
     )
   }
   return Object.freeze(config)
+}
+
+const CACHE_TTL_SECONDS_MAX = 30 * 24 * 3_600
+
+function kvOf({ kv }: ConfigFile, over: RouterOverrides): RouterConfig['kv'] {
+  const bind = over.kvBind || kv.bind
+  if (bind !== undefined && !isEventsAddress(bind)) {
+    throw new UserError(`--zmq-bind (or ZMQ_BIND_ADDRESS) ${bind}: expected an address like tcp://*:5555`)
+  }
+  const ttl = over.cacheTtlSeconds ? Number(over.cacheTtlSeconds) : (kv.cacheTtlSeconds ?? CACHE_TTL_SECONDS_DEFAULT)
+  if (!Number.isInteger(ttl) || ttl < 1 || ttl > CACHE_TTL_SECONDS_MAX) {
+    throw new UserError(
+      `CACHE_TTL_SECONDS=${over.cacheTtlSeconds}: expected whole seconds, up to ${CACHE_TTL_SECONDS_MAX}`,
+    )
+  }
+  return {
+    bind,
+    cacheTtlSeconds: ttl,
+    snapshotFrom: serviceOf('--snapshot-from', over.snapshotFrom) ?? kv.snapshotFrom,
+    scorePort: over.scorePort ?? kv.port,
+  }
 }
 
 function cacheOf({ cache }: ConfigFile, { cacheEnabled, redis: given }: RouterOverrides): RouterConfig['cache'] {

@@ -32,6 +32,36 @@ const redisFlag = {
   help: 'keeps answers in this Redis too, for all routers (default: REDIS_URL, else in memory alone)',
 } as const satisfies Flag
 
+/** What a router and a KV-Cache Manager both take. */
+const kvFlags = {
+  tokenizer: {
+    type: 'string',
+    multiple: true,
+    value: '[MODEL=]DIR',
+    help: "the model's tokenizer.json and chat template: prompts are read here (default: the engines are asked); may repeat",
+  },
+  'models-dir': {
+    type: 'string',
+    value: 'DIR',
+    help: 'where models are mounted: their tokenizers are looked for there',
+  },
+  'zmq-bind': {
+    type: 'string',
+    value: 'ADDRESS',
+    help: 'let pods dial with their KV events, like tcp://*:5555 (default: ZMQ_BIND_ADDRESS, else they are dialled)',
+  },
+  'cache-ttl-seconds': {
+    type: 'string',
+    value: 'N',
+    help: 'what a silent pod had cached counts no longer (default: CACHE_TTL_SECONDS, else 3600)',
+  },
+  'snapshot-from': {
+    type: 'string',
+    value: 'URL',
+    help: 'load the index from this replica at the start (its admin door, or its port for /score)',
+  },
+} as const satisfies Record<string, Flag>
+
 export const HELP = {
   up: {
     summary: 'everything on this machine: edge, router and simulated pods, with a key to try them',
@@ -86,16 +116,11 @@ export const HELP = {
         value: 'URL',
         help: 'a load monitor to ask for the pods’ load (default: scrape them)',
       },
-      tokenizer: {
+      ...kvFlags,
+      'score-port': {
         type: 'string',
-        multiple: true,
-        value: '[MODEL=]DIR',
-        help: "the model's tokenizer.json and chat template: prompts are read here (default: the engines are asked); may repeat",
-      },
-      'models-dir': {
-        type: 'string',
-        value: 'DIR',
-        help: 'where models are mounted: their tokenizers are looked for there',
+        value: 'N',
+        help: 'serve /score, /events and /snapshot there too (default: at the admin door alone)',
       },
       redis: redisFlag,
       'allow-unsigned': { type: 'boolean', help: 'take requests that the edge did not sign' },
@@ -124,6 +149,42 @@ export const HELP = {
       'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
     },
     more: 'GET /load, /load/<pod> (host:port), /metrics, /healthz, /readyz.\nEnvironment: POD_IP  listened on when no host is given',
+  },
+  'kv-manager': {
+    summary: 'follows the pods’ KV events and tells what each holds of a prompt',
+    usage: 'kv-manager --endpoint URL … | --config FILE | --zmq-bind ADDRESS',
+    flags: {
+      config: {
+        type: 'string',
+        value: 'FILE',
+        help: "the router's configuration (YAML): its endpoints are followed, as they change",
+      },
+      endpoint: { type: 'string', multiple: true, value: 'URL', help: 'a vLLM server; may repeat' },
+      host: configuredHost,
+      port: { type: 'string', value: 'N', help: 'listen on this port (default: HTTP_PORT, else 8080)' },
+      ...kvFlags,
+      'log-level': { type: 'string', value: 'LEVEL', help: 'trace, debug, info, warn, error or silent (default info)' },
+    },
+    more: 'GET /score?prompt=…[&model=…], POST /score (model; prompt, messages or token_ids; lora, cache_salt),\nGET /events[?endpoint=…][&type=…], /snapshot, /metrics, /healthz, /readyz.\nEnvironment: POD_IP  listened on when no host is given',
+  },
+  events: {
+    summary: 'what happens in the pods’ KV caches, live',
+    usage: 'events [--endpoint HOST:PORT …] [--type TYPE …]',
+    flags: {
+      admin: {
+        type: 'string',
+        value: 'URL',
+        help: `a router's admin door, or a kv-manager (default ${ADMIN_URL})`,
+      },
+      endpoint: { type: 'string', multiple: true, value: 'HOST:PORT', help: 'of this pod alone; may repeat' },
+      type: {
+        type: 'string',
+        multiple: true,
+        value: 'TYPE',
+        help: 'kv_alloc, kv_free, kv_swap_in or kv_swap_out alone; may repeat',
+      },
+      json: { type: 'boolean', help: 'as they come: one JSON object a line' },
+    },
   },
   simulator: {
     summary: 'a vLLM look-alike for machines without GPUs',

@@ -16,6 +16,8 @@ const RUN: Readonly<Record<keyof typeof HELP, Run>> = {
   up: runUp,
   router: runRouter,
   'load-monitor': runLoadMonitor,
+  'kv-manager': runKvManager,
+  events: runEvents,
   simulator: runSimulator,
   why: runWhy,
   key: runKey,
@@ -76,6 +78,8 @@ async function runRouter(values: FlagValues): Promise<void> {
     loadMonitor: text(values, 'load-monitor'),
     tokenizers: texts(values, 'tokenizer'),
     modelsDirectory: text(values, 'models-dir'),
+    ...kvOverrides(values),
+    scorePort: port(values, 'score-port'),
     seed: number(values, 'seed', 0, 2 ** 32 - 1),
     cacheEnabled: process.env.CACHE_ENABLED,
     redis: text(values, 'redis') ?? process.env.REDIS_URL,
@@ -130,6 +134,90 @@ async function runLoadMonitor(values: FlagValues): Promise<void> {
   log.info({ signal }, 'stopping')
   await monitor.close()
   log.info('ended')
+}
+
+/** Where KV events come from and how long they count, from flags and the guide's variables. */
+function kvOverrides(values: FlagValues) {
+  return {
+    kvBind: text(values, 'zmq-bind') ?? process.env.ZMQ_BIND_ADDRESS,
+    cacheTtlSeconds: text(values, 'cache-ttl-seconds') ?? process.env.CACHE_TTL_SECONDS,
+    snapshotFrom: text(values, 'snapshot-from'),
+  }
+}
+
+async function runKvManager(values: FlagValues): Promise<void> {
+  const file = text(values, 'config')
+  const over = {
+    host: text(values, 'host'),
+    logLevel: choice(values, 'log-level', LOG_LEVELS),
+    endpoints: texts(values, 'endpoint'),
+    podIp: podIp(),
+    tokenizers: texts(values, 'tokenizer'),
+    modelsDirectory: text(values, 'models-dir'),
+    ...kvOverrides(values),
+    // It takes no requests for engines: nobody has to sign anything.
+    allowUnsigned: true,
+    // Pods may dial.
+    mayLackEndpoints: true,
+  }
+  const config = loadRouterConfig(file, over)
+  if (config.endpoints.length === 0 && config.kv.bind === undefined) {
+    throw new UserError(
+      'nobody to hear of: name the vLLM servers with --endpoint http://host:port or in --config, or let them dial with --zmq-bind tcp://*:5555',
+    )
+  }
+  const { createLog } = await import('./log.ts')
+  const { startKvManager } = await import('./kv-manager/server.ts')
+  const { watchConfig } = await import('./config-watch.ts')
+  const log = createLog(config.logLevel)
+  const { host, endpoints, tokenizers, kv, timeouts } = config
+  const manager = await startKvManager(
+    {
+      host,
+      port: port(values, 'port') ?? kv.scorePort ?? portOfEnvironment('HTTP_PORT') ?? 8080,
+      endpoints,
+      tokenizers,
+      kv,
+      tokenizeMs: timeouts.tokenizeMs,
+    },
+    log,
+  )
+  const watch =
+    file === undefined
+      ? undefined
+      : watchConfig(
+          file,
+          (content) => manager.replace(loadRouterConfig(file, over, content).endpoints),
+          (message) => log.error({ file, message }, 'the configuration has a fault; the pods before are followed on'),
+        )
+  const signal = await stopSignal()
+  watch?.close()
+  log.info({ signal }, 'stopping')
+  await manager.close()
+  log.info('ended')
+}
+
+function portOfEnvironment(name: string): number | undefined {
+  const given = process.env[name]
+  if (given === undefined || given === '') return undefined
+  const number = Number(given)
+  if (!Number.isInteger(number) || number < 0 || number > 65_535)
+    throw new UserError(`${name}=${given}: expected a port`)
+  return number
+}
+
+async function runEvents(values: FlagValues): Promise<void> {
+  const { watchEvents } = await import('./events-command.ts')
+  const stop = new AbortController()
+  void stopSignal().then(() => stop.abort())
+  await watchEvents({
+    url: text(values, 'admin') ?? ADMIN_URL,
+    endpoints: texts(values, 'endpoint'),
+    types: texts(values, 'type'),
+    json: isOn(values, 'json') === true,
+    print: (line) => process.stdout.write(`${line}\n`),
+    signal: stop.signal,
+  })
 }
 
 async function runSimulator(values: FlagValues, positionals: readonly string[]): Promise<void> {

@@ -23,6 +23,14 @@ const SEGMENT_BITS = 4
 /** A removal closes its gap up to the next empty slot: with more of them it is done sooner. */
 const FULL_MAX = 0.6
 
+/** Words of an entry in `entries`. */
+export const ENTRY_WORDS = SLOT_WORDS
+
+/** What an entry's last word says. */
+export function metaOf(word: number): { readonly times: number; readonly kind: number; readonly size: number } {
+  return { times: word >>> ONCE_SHIFT, kind: (word & KIND_MASK) >>> KIND_SHIFT, size: word & (SIZES_MAX - 1) }
+}
+
 /** The table has no slot for it. */
 export const NO_SLOT = -1
 
@@ -168,6 +176,19 @@ export class HoldTable {
     }
     slots[hole + META] = 0
     this.#counted(segment, slots, -1)
+  }
+
+  /** All of it, five words an entry: the engine's hash, ours (high words first), and what `metaOf` makes. */
+  entries(): Uint32Array {
+    const all = new Uint32Array(this.#count * SLOT_WORDS)
+    let to = 0
+    for (const slots of this.#segments) {
+      for (let at = 0; at < slots.length - LINE_WORDS; at += SLOT_WORDS) {
+        if (slots[at + META] === 0) continue
+        for (let word = 0; word < SLOT_WORDS; word++) all[to++] = slots[at + word] as number
+      }
+    }
+    return all
   }
 
   /** Visits our hashes in the next `slotCount` slots, from where it stopped before; true at the end. */

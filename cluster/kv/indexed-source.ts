@@ -1,7 +1,7 @@
 // One publisher's stream of events, applied: what this rank of this endpoint holds, by its engine's hashes and by ours.
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import { extendChain, mixExtraKeys, seedOf } from './block-hash.ts'
-import { HoldTable, KINDS_MAX, NO_SLOT, SIZES_MAX } from './hold-table.ts'
+import { ENTRY_WORDS, HoldTable, KINDS_MAX, metaOf, NO_SLOT, SIZES_MAX } from './hold-table.ts'
 import { GPU_TIER, SLOW_TIER, type Tier } from './holder-sets.ts'
 import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from './kv-event.ts'
 import { type Orphan, type OrphanLimits, Orphans } from './orphans.ts'
@@ -47,6 +47,19 @@ const WHOLE_PROMPT_KINDS: ReadonlySet<string | undefined> = new Set([
   'sink_full_attention',
 ])
 
+/** A block that is held. */
+export type HeldBlock = { readonly hi: number; readonly lo: number; readonly media: readonly string[] }
+
+/** What a source holds, as one index hands it to another. */
+export type SourceContent = {
+  readonly kinds: readonly { readonly group: number; readonly medium: string }[]
+  readonly sizesTokens: readonly number[]
+  /** As `HoldTable.entries` gives them. */
+  readonly entries: Uint32Array
+}
+
+/** Copies of one block that are taken over: engines have a few. */
+const RESTORED_TIMES_MAX = 1_024
 const GPU = 'GPU'
 const MEDIUM_CHARS_MAX = 64
 
@@ -132,6 +145,47 @@ export class IndexedSource {
   close(): void {
     this.#orphans.clear()
     this.#around.leave(this.ordinal, this.#holds)
+  }
+
+  /** Our hash of a block that it holds, and the media that it lies in; undefined when it holds none of this name. */
+  find(hi: number, lo: number, group: number): HeldBlock | undefined {
+    const holds = this.#holds
+    const slot = holds.findInGroup(hi, lo, this.#groupOfKind, group)
+    if (slot === NO_SLOT) return undefined
+    const media = this.#kinds.flatMap((kind, index) => {
+      if (kind.group !== group) return []
+      const at = holds.find(hi, lo, index)
+      return at === NO_SLOT || holds.isEmpty(at) ? [] : [kind.medium]
+    })
+    return { hi: holds.ownHi(slot), lo: holds.ownLo(slot), media }
+  }
+
+  /** What it holds now, as a copy. */
+  dump(): SourceContent {
+    return {
+      kinds: this.#kinds.map(({ group, medium }) => ({ group, medium })),
+      sizesTokens: this.sizes.map(({ tokens }) => tokens),
+      entries: this.#holds.entries(),
+    }
+  }
+
+  /** Takes over what another index held of this source, from entry `from` on; gives where to go on. */
+  restore({ kinds, sizesTokens, entries }: SourceContent, from: number, count: number): number {
+    const end = Math.min(entries.length, (from + count) * ENTRY_WORDS)
+    for (let at = from * ENTRY_WORDS; at < end; at += ENTRY_WORDS) {
+      const { times, kind, size } = metaOf(entries[at + 4] as number)
+      const { group, medium } = kinds[kind] ?? {}
+      const tokens = sizesTokens[size]
+      if (group === undefined || tokens === undefined || times === 0) continue
+      const ownKind = this.#kindOf(group, medium)
+      const ownSize = this.#sizeOf(tokens)
+      if (ownKind === undefined || ownSize === undefined) continue
+      const [hi, lo, ownHi, ownLo] = entries.subarray(at, at + 4) as unknown as [number, number, number, number]
+      for (let time = 0; time < Math.min(times, RESTORED_TIMES_MAX); time++) {
+        this.#hold(hi, lo, ownHi, ownLo, ownKind, ownSize)
+      }
+    }
+    return Math.floor(end / ENTRY_WORDS)
   }
 
   #stored(event: BlocksStored): void {

@@ -1,7 +1,14 @@
 // The KV index: what every engine's cache holds, kept from its events, and how much of a prompt each would find there.
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { HoldTable } from './hold-table.ts'
-import { type IgnoredReason, IndexedSource, type SourceCounters, type SourceSurroundings } from './indexed-source.ts'
+import {
+  type HeldBlock,
+  type IgnoredReason,
+  IndexedSource,
+  type SourceContent,
+  type SourceCounters,
+  type SourceSurroundings,
+} from './indexed-source.ts'
 import type { KvBatch } from './kv-event.ts'
 import { Matching } from './matching.ts'
 import { Ordinals } from './ordinals.ts'
@@ -20,12 +27,20 @@ export type KvIndexLimits = {
 
 /** One publisher's stream: a rank of an endpoint. */
 export type KvSource = {
-  /** Applies a batch, in the order of its events. Never throws; what makes no sense is counted and left out. */
-  readonly apply: (batch: KvBatch) => void
+  /**
+   * Applies a batch, in the order of its events. Never throws; what makes no sense is counted and left out.
+   *
+   * @param seq the publisher's number of it, for those who watch.
+   */
+  readonly apply: (batch: KvBatch, seq?: number) => void
   /** Forgets all its blocks: the publisher began anew, or events are missing. At once, whatever their number. */
   readonly clear: () => void
   /** Whether all events that count have been seen. False when opened. */
   readonly complete: (isComplete: boolean) => void
+  readonly find: (hi: number, lo: number, group: number) => HeldBlock | undefined
+  readonly dump: () => SourceContent
+  /** Takes `count` entries over, from `from` on; gives where to go on: at the number of entries it is done. */
+  readonly restore: (content: SourceContent, from: number, count: number) => number
   /** Forgets it. Nothing it is told afterwards has an effect. */
   readonly close: () => void
 }
@@ -48,6 +63,8 @@ export type KvIndexStats = {
 export type KvIndex = {
   /** Begins to index one stream. Beyond the most sources it gets a source that holds nothing and sheds everything. */
   readonly open: (stream: { readonly endpoint: EndpointId; readonly rank: number; readonly model: string }) => KvSource
+  /** Base models of the open sources. */
+  readonly models: () => readonly string[]
   /** One entry for each open source of the query's model, in the order of opening. */
   readonly match: MatchPrefix
   /**
@@ -146,6 +163,10 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
         complete(isComplete) {
           source.isComplete = isComplete && hasRoom
         },
+        find: (hi, lo, group) => (isOpen && hasRoom ? source.find(hi, lo, group) : undefined),
+        dump: () => source.dump(),
+        restore: (content, from, count) =>
+          isOpen && hasRoom ? source.restore(content, from, count) : content.entries.length,
         close() {
           if (!isOpen) return
           isOpen = false
@@ -156,6 +177,7 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
         },
       }
     },
+    models: () => [...byModel.keys()],
     match: (query) => matching.match(byModel.get(query.model) ?? [], query),
     sweep: () => ordinals.sweep(),
     stats() {

@@ -47,6 +47,9 @@ export type StreamState = {
   readonly complete: boolean
 }
 
+/** Where a stream was left: its last batch, and whether none before it is missing. */
+export type StreamPosition = { readonly seq: number; readonly payload: Uint8Array; readonly complete: boolean }
+
 type Batch = { readonly seq: number; readonly payload: Uint8Array }
 
 type Replay = {
@@ -95,14 +98,29 @@ export class KvStream {
   #retryable = false
   #retryMs = RETRY_MS
 
-  /** @param replayable whether the publisher offers replays. */
-  constructor(replayable: boolean) {
+  /**
+   * @param replayable whether the publisher offers replays.
+   * @param from where another reader left it, whose blocks are taken over: a replay has to prove that the publisher is
+   * the same one.
+   */
+  constructor(replayable: boolean, from?: StreamPosition) {
     this.#replayable = replayable
+    if (from === undefined) return
+    this.#last = from.seq
+    this.#lastPayload = from.payload
+    this.#newestLive = from.seq
+    this.#hole = !from.complete
+    this.#unproven = true
   }
 
   get state(): StreamState {
     const caughtUp = this.#held.length === 0 && this.#newestLive <= this.#last
     return { state: this.#phase, complete: this.#phase === 'live' && !this.#hole && caughtUp }
+  }
+
+  /** Nothing is missing up to the last batch, whatever came since. */
+  get whole(): boolean {
+    return !this.#hole
   }
 
   push(input: StreamInput): void {

@@ -5,7 +5,7 @@ import { type Clock, systemClock } from '../../shared/clock.ts'
 import { decodeEvents } from './decode-events.ts'
 import type { KvBatch } from './kv-event.ts'
 import { createLoopShare } from './loop-share.ts'
-import { KvStream, type StreamInput, type StreamOutput, type StreamState } from './stream.ts'
+import { KvStream, type StreamInput, type StreamOutput, type StreamPosition, type StreamState } from './stream.ts'
 
 export type { StreamState } from './stream.ts'
 
@@ -49,11 +49,15 @@ export type SubscriptionOptions = {
   readonly onState: (state: StreamState) => void
   /** A message that cannot be read, a replay that failed, a bad address. May come as fast as messages do. */
   readonly onFault: (message: string) => void
+  /** Where another reader left it. */
+  readonly from?: StreamPosition | undefined
   readonly clock?: Clock
   readonly replayTimes?: ReplayTimes
 }
 
 export type Subscription = {
+  /** The batch that was handed out last; undefined before the first, and after `onClear`. */
+  readonly position: () => StreamPosition | undefined
   /** From the call on nothing is reported any more; resolves when the sockets are closed. */
   readonly close: () => Promise<void>
 }
@@ -71,7 +75,8 @@ type OpenReplay = {
 /** Follows a publisher until it is closed, through its restarts and its absence. Nothing is reported before it returns. */
 export function subscribe(options: SubscriptionOptions): Subscription {
   const { clock = systemClock, replayTimes = REPLAY_TIMES } = options
-  const stream = new KvStream(options.replay !== undefined)
+  const stream = new KvStream(options.replay !== undefined, options.from)
+  let applied: { readonly seq: number; readonly payload: Uint8Array } | undefined = options.from
   // Invariants: at most one replay is open, and it is the one that the stream asked for last; `draining` is set while
   // outputs wait for the next turn of the event loop, and inputs then wait behind them.
   const readers = new Set<Promise<void>>()
@@ -114,6 +119,7 @@ export function subscribe(options: SubscriptionOptions): Subscription {
       case 'apply':
         return apply(output.payload, output.seq)
       case 'clear':
+        applied = undefined
         return options.onClear()
       case 'replay':
         return askReplay(output.replay, output.from)
@@ -126,6 +132,7 @@ export function subscribe(options: SubscriptionOptions): Subscription {
   }
 
   function apply(payload: Uint8Array, seq: number): void {
+    applied = { seq, payload }
     const decoded = decodeEvents(payload)
     if (decoded.ok) return options.onBatch(decoded.batch, seq)
     stream.push({ type: 'unreadable' })
@@ -244,6 +251,7 @@ export function subscribe(options: SubscriptionOptions): Subscription {
   }
 
   return {
+    position: () => applied && { seq: applied.seq, payload: applied.payload, complete: stream.whole },
     async close() {
       closed = true
       clearTimeout(retryTimer)
@@ -280,7 +288,7 @@ async function receive(socket: Subscriber | Dealer): Promise<readonly Buffer[] |
 }
 
 /** The number in a frame of eight bytes, big-endian; `end` for -1, undefined for what is no number up to 2^53. */
-function readSeq(frame: Buffer | undefined): number | 'end' | undefined {
+export function readSeq(frame: Buffer | undefined): number | 'end' | undefined {
   if (frame?.length !== SEQ_BYTES) return undefined
   const hi = frame.readUInt32BE(0)
   const lo = frame.readUInt32BE(4)

@@ -1,8 +1,11 @@
 // Follows the KV events of every endpoint that publishes some: finds out where they are, subscribes, feeds the index. An
 // endpoint without events, or whose stream is lost, is asked again: it may have been restarted with others.
 import type { Endpoint, EndpointId } from '../endpoints/endpoint.ts'
+import type { EventFeed } from './event-feed.ts'
 import type { KvIndex, KvSource } from './kv-index.ts'
+import { restoreInto, type SourceSnapshot } from './snapshot.ts'
 import { type EventSource, readEventSources, sourceOfConfiguration } from './sources.ts'
+import type { StreamPosition } from './stream.ts'
 import { type StreamState, type Subscription, type SubscriptionOptions, subscribe } from './subscription.ts'
 
 const ASK_INTERVAL_MS = 10_000
@@ -16,6 +19,10 @@ export type KvWatchDeps = {
   readonly index: KvIndex
   /** Undefined when the engine gave no answer. */
   readonly askSources: (id: EndpointId) => Promise<SourcesAnswer | undefined>
+  /** Told of every batch. */
+  readonly feed?: EventFeed
+  /** What another replica knew of a source; it is asked once for each. */
+  readonly restored?: (endpoint: EndpointId, rank: number, model: string) => SourceSnapshot | undefined
   readonly subscribe?: (options: SubscriptionOptions) => Subscription
   readonly nowMs: () => number
   /** Told of changes worth a log line. */
@@ -44,6 +51,10 @@ export type KvWatch = {
   readonly follow: (endpoint: Endpoint, baseModel: string) => Promise<void>
   /** Its blocks are gone at once. */
   readonly unfollow: (id: EndpointId) => void
+  /** It is gone, for all that is known: its blocks go at once, and all is asked for again when it is back. */
+  readonly restart: (id: EndpointId) => void
+  /** What each source holds, and where its stream is: each is copied when it is called. */
+  readonly dumps: () => readonly (() => SourceSnapshot | undefined)[]
   /** Whether anybody's events are followed. */
   readonly follows: () => boolean
   readonly sourcesOf: (id: EndpointId) => readonly KvSourceView[]
@@ -53,7 +64,9 @@ export type KvWatch = {
 type Stream = {
   readonly source: EventSource
   readonly table: KvSource
-  readonly subscription: Subscription
+  /** Undefined while what another replica knew is taken over. */
+  subscription: Subscription | undefined
+  closed: boolean
   state: StreamState
   faults: number
   faultToldAtMs: number
@@ -106,11 +119,36 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
   }
 
   function startStream({ endpoint: { id }, baseModel }: Followed, source: EventSource): Stream {
-    const table = deps.index.open({ endpoint: id, rank: source.rank, model: baseModel })
-    const subscription = (deps.subscribe ?? subscribe)({
+    const opened = deps.index.open({ endpoint: id, rank: source.rank, model: baseModel })
+    const table = deps.feed?.tap(opened, id, source.rank) ?? opened
+    const stream: Stream = {
+      source,
+      table,
+      subscription: undefined,
+      closed: false,
+      state: { state: 'connecting', complete: false },
+      faults: 0,
+      faultToldAtMs: Number.NEGATIVE_INFINITY,
+    }
+    const restored = deps.restored?.(id, source.rank, baseModel)
+    if (restored === undefined) stream.subscription = subscribeTo(id, stream, undefined)
+    else void takeOver(id, stream, restored)
+    deps.onEvent({ type: 'kv-source', endpoint: id, rank: source.rank, events: source.events })
+    return stream
+  }
+
+  async function takeOver(id: EndpointId, stream: Stream, { content, position }: SourceSnapshot): Promise<void> {
+    await restoreInto(stream.table, content, () => stream.closed)
+    if (!stream.closed) stream.subscription = subscribeTo(id, stream, position)
+  }
+
+  function subscribeTo(id: EndpointId, stream: Stream, from: StreamPosition | undefined): Subscription {
+    const { source, table } = stream
+    return (deps.subscribe ?? subscribe)({
       events: source.events,
+      ...(from && { from }),
       replay: source.replay,
-      onBatch: (batch) => table.apply(batch),
+      onBatch: (batch, seq) => table.apply(batch, seq),
       onClear: () => table.clear(),
       onState(state) {
         stream.state = state
@@ -124,23 +162,14 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
         deps.onEvent({ type: 'kv-fault', endpoint: id, message, faults: stream.faults })
       },
     })
-    const stream: Stream = {
-      source,
-      table,
-      subscription,
-      state: { state: 'connecting', complete: false },
-      faults: 0,
-      faultToldAtMs: Number.NEGATIVE_INFINITY,
-    }
-    deps.onEvent({ type: 'kv-source', endpoint: id, rank: source.rank, events: source.events })
-    return stream
   }
 
   function closeStreams(its: Followed): void {
     open -= its.streams.length
-    for (const { table, subscription } of its.streams) {
-      table.close()
-      const closed = subscription.close().finally(() => closing.delete(closed))
+    for (const stream of its.streams) {
+      stream.closed = true
+      stream.table.close()
+      const closed = (stream.subscription?.close() ?? Promise.resolve()).finally(() => closing.delete(closed))
       closing.add(closed)
     }
     its.streams = []
@@ -166,6 +195,29 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
       await look(its)
     },
     unfollow,
+    restart(id) {
+      const its = followed.get(id)
+      if (its)
+        replaceStreams(
+          its,
+          its.streams.map(({ source }) => source),
+        )
+    },
+    dumps: () =>
+      [...followed.values()].flatMap(({ endpoint, baseModel, streams }) =>
+        streams.map((stream) => () => {
+          const position = stream.subscription?.position()
+          if (position === undefined || stream.closed) return undefined
+          return {
+            endpoint: endpoint.id,
+            rank: stream.source.rank,
+            model: baseModel,
+            dials: false,
+            position,
+            content: stream.table.dump(),
+          }
+        }),
+      ),
     follows: () => open > 0,
     sourcesOf: (id) =>
       followed

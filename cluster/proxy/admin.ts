@@ -15,6 +15,8 @@ export type AdminDeps = {
   readonly accuracy: AccuracyLedger
   /** What is known of an endpoint's KV cache, and how. */
   readonly cacheOf: (id: EndpointId) => unknown
+  /** `/score`, `/events` and `/snapshot`. */
+  readonly kvDoor: (url: URL, req: IncomingMessage, res: ServerResponse) => boolean
   readonly ready: () => boolean
 }
 
@@ -26,6 +28,7 @@ export function createAdmin(deps: AdminDeps): Server {
     // An unusual path like `//` is no URL to the parser.
     const url = URL.parse(req.url ?? '/', 'http://admin')
     if (!url) return sendText(res, 400, 'this is not a path\n')
+    if (deps.kvDoor(url, req, res)) return
     if (req.method !== 'GET' && req.method !== 'HEAD') return sendText(res, 405, 'only GET here\n')
     if (url.pathname === '/healthz') return sendText(res, 200, 'ok\n')
     if (url.pathname === '/readyz')
@@ -37,7 +40,11 @@ export function createAdmin(deps: AdminDeps): Server {
     if (url.pathname.startsWith('/decisions/')) {
       return tellDecision(deps.decisions, url.pathname.slice('/decisions/'.length), req, res)
     }
-    sendText(res, 404, 'here are /decisions, /decisions/<id>, /endpoints, /accuracy, /metrics, /healthz and /readyz\n')
+    sendText(
+      res,
+      404,
+      'here are /decisions, /decisions/<id>, /endpoints, /accuracy, /score, /events, /snapshot, /metrics, /healthz and /readyz\n',
+    )
   })
 }
 

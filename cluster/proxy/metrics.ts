@@ -6,8 +6,8 @@ import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import type { Admission } from '../epp/admission.ts'
 import type { CacheNote, DecisionLog } from '../epp/decision-log.ts'
-import type { KvIndex } from '../kv/kv-index.ts'
-import type { KvWatch } from '../kv/watch.ts'
+import type { Caches } from '../kv/caches.ts'
+import { registerCacheMetrics } from '../kv/metrics.ts'
 
 const TTFT_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5]
@@ -46,8 +46,7 @@ export type MetricsDeps = {
   readonly endpoints: EndpointSet
   readonly admission: Admission
   readonly decisions: DecisionLog
-  readonly index: KvIndex
-  readonly watch: KvWatch
+  readonly caches: Caches
   readonly memory: Pick<MemoryTier, 'bytes' | 'entries'>
   /** Undefined where there is none. */
   readonly redisState: () => ReturnType<RedisTier['state']> | undefined
@@ -161,7 +160,7 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
   })
   registerGauges(registers, deps)
   registerResponseCacheGauges(registers, deps)
-  registerCacheGauges(registers, deps)
+  registerCacheMetrics(registry, deps.caches, deps.endpoints.ids)
 
   return {
     registry,
@@ -281,63 +280,6 @@ function registerResponseCacheGauges(registers: Registry[], { memory, redisState
       const state = redisState()
       if (state === undefined) this.remove()
       else this.set(state === 'connected' ? 1 : 0)
-    },
-  })
-}
-
-function registerCacheGauges(registers: Registry[], { endpoints, index, watch }: MetricsDeps): void {
-  new Gauge({
-    name: 'warmpath_kv_index_blocks',
-    help: 'KV blocks that the index knows, each counted once however many endpoints hold it.',
-    registers,
-    collect() {
-      this.set(index.stats().promptBlocks)
-    },
-  })
-  new Gauge({
-    name: 'warmpath_kv_index_bytes',
-    help: 'Memory of the KV index.',
-    registers,
-    collect() {
-      this.set(index.stats().bytes)
-    },
-  })
-  new Gauge({
-    name: 'warmpath_kv_ignored',
-    help: 'What KV events brought and the index left out, by reason, since the start.',
-    labelNames: ['reason'],
-    registers,
-    collect() {
-      const { ignored, shedBlocks, orphans } = index.stats()
-      for (const [reason, count] of Object.entries(ignored)) this.set({ reason }, count)
-      this.set({ reason: 'no-room' }, shedBlocks)
-      this.set({ reason: 'parent-never-came' }, orphans.dropped)
-    },
-  })
-  new Gauge({
-    name: 'warmpath_kv_stream_live',
-    help: '1 when an endpoint’s KV events arrive and none is missing, 0 while they do not or some are.',
-    labelNames: ['endpoint', 'rank'],
-    registers,
-    collect() {
-      this.reset()
-      for (const id of endpoints.ids()) {
-        for (const { rank, state, complete } of watch.sourcesOf(id)) {
-          this.set({ endpoint: id, rank: String(rank) }, state === 'live' && complete ? 1 : 0)
-        }
-      }
-    },
-  })
-  new Gauge({
-    name: 'warmpath_kv_faults',
-    help: 'KV event messages of an endpoint that could not be read.',
-    labelNames: ['endpoint', 'rank'],
-    registers,
-    collect() {
-      this.reset()
-      for (const id of endpoints.ids()) {
-        for (const { rank, faults } of watch.sourcesOf(id)) this.set({ endpoint: id, rank: String(rank) }, faults)
-      }
     },
   })
 }

@@ -50,6 +50,7 @@ function rig(said: () => SourcesAnswer | undefined) {
       const its = { ...options, closed: false }
       opened.push(its)
       return {
+        position: () => undefined,
         close: async () => {
           its.closed = true
         },

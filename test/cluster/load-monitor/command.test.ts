@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { expect, it, onTestFinished } from 'vitest'
 import { startSimulator } from '../../../cluster/simulator/server.ts'
 import { type Program, run, start } from '../../e2e/program.ts'
-import { eventually } from './eventually.ts'
+import { eventually } from '../../eventually.ts'
 
 async function startPods(count: number): Promise<readonly string[]> {
   const urls: string[] = []

@@ -11,8 +11,8 @@ import { startMonitor } from '../../../cluster/endpoints/monitor.ts'
 import { createEndpointSet } from '../../../cluster/endpoints/set.ts'
 import { startLoadMonitor } from '../../../cluster/load-monitor/server.ts'
 import { type Simulator, startSimulator } from '../../../cluster/simulator/server.ts'
+import { eventually } from '../../eventually.ts'
 import { endpoint } from '../views.ts'
-import { eventually } from './eventually.ts'
 
 async function startPod(model = 'm'): Promise<Simulator> {
   const pod = await startSimulator({ port: 0, models: [model], speed: 0 })
