@@ -18,6 +18,8 @@ const TOLD = {
   'kv-stream': ['info', 'KV event stream'],
   'kv-fault': ['warn', 'KV events that cannot be read'],
   'kv-none': ['info', 'no KV events: what this endpoint has cached is not known'],
+  'kv-inaccurate': ['warn', 'cached tokens are predicted wrongly again and again; `warmpath doctor kv` finds out why'],
+  'kv-accurate': ['info', 'cached tokens are predicted rightly again'],
   'kv-bound-source': ['info', 'a pod dials with its KV events'],
   'kv-bound-silent': ['warn', 'a pod that dials has gone silent; its blocks are forgotten'],
   'kv-bound-fault': ['warn', 'KV events that were dropped'],

@@ -20,9 +20,12 @@ import { createAccuracyLedger } from './epp/accuracy.ts'
 import { createAdmission } from './epp/admission.ts'
 import type { Profiles } from './epp/decide.ts'
 import { createDecisionLog } from './epp/decision-log.ts'
+import { createGuesses } from './epp/guesses.ts'
 import { createPins } from './epp/pins.ts'
 import { startPromptKnowledge } from './epp/prompt-knowledge.ts'
 import { createSessions } from './epp/sessions.ts'
+import { createApproximateIndex } from './kv/approximate-index.ts'
+import { createInFlightPrefixes } from './kv/in-flight-prefixes.ts'
 import { followRemoteIndex } from './kv/remote-index.ts'
 import { createKvDoor, createScoreServer } from './kv-manager/door.ts'
 import { createSendLeg } from './legs/undici.ts'
@@ -67,23 +70,40 @@ export async function startRouter(
   const endpoints = createEndpointSet(config.endpoints, nowMs)
   const admission = createAdmission(config.limits, nowMs)
   const decisions = createDecisionLog()
-  const accuracy = createAccuracyLedger()
   const onEvent = (event: { readonly type: string }): void => tell(log, event)
+  const accuracy = createAccuracyLedger(onEvent)
   const known = await startPromptKnowledge(config, {
     connections,
     endpoints,
     nowMs,
     epochMs,
     budgetMs: () => current.timeouts.tokenizeMs,
+    listener: { applied: (id) => inFlight.told(id), cleared: accuracy.renewed },
     onEvent,
   })
   const { index, watch } = known.caches
+  const inFlight = createInFlightPrefixes(nowMs, (id, query) => {
+    const [best = 0] = index
+      .match(query)
+      .flatMap(({ endpoint, matchedTokens }) => (endpoint === id ? matchedTokens : []))
+    return best > query.tokenIds.length - HELD_MARGIN_TOKENS
+  })
+  const guesses = createGuesses(
+    createApproximateIndex({
+      cacheTokensOf: (id) => endpoints.lastScrape(id)?.metrics.kvCacheTokens,
+      ttlSeconds: config.kv.cacheTtlSeconds,
+      nowMs,
+    }),
+    inFlight,
+  )
   const memory = createMemoryTier(config.cache?.memoryBytes ?? 0)
   const metrics = createRouterMetrics({
     endpoints,
     admission,
     decisions,
     caches: known.caches,
+    tokenizer: known.tokenizer,
+    accuracy,
     memory,
     redisState: () => redis?.state(),
   })
@@ -113,7 +133,10 @@ export async function startRouter(
       tokenize: known.tokenizer.tokenize,
       findPrefixes: remote?.findPrefixes ?? ((query) => ({ matches: index.match(query), by: undefined })),
       knowsCaches: () => known.caches.follows() || remote?.answers() === true,
+      guesses,
+      confidence: accuracy.confidence,
     },
+    guesses,
     caching: {
       policy: () => current.cache,
       cache: createResponseCache({ memory, redis, flights: createFlights(nowMs), epochMs, nowMs }),
@@ -206,6 +229,7 @@ export async function startRouter(
     connections.replace(next.endpoints)
     for (const id of removed) {
       known.forget(id)
+      guesses.forget(id)
       accuracy.forget(id)
       metrics.forget(id)
     }
@@ -253,6 +277,9 @@ export async function startRouter(
     },
   }
 }
+
+/** A prompt is held when all but its last block is: few engines have larger ones. */
+const HELD_MARGIN_TOKENS = 256
 
 /** Settings that a running router does not change. */
 const NEEDS_RESTART = [

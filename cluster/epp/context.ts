@@ -2,7 +2,9 @@
 // Nothing here fails a request: what cannot be known is missing, and says why.
 import type { EndpointId, EndpointView } from '../endpoints/endpoint.ts'
 import { bestByEndpoint, type EndpointPrefix, type FindPrefixes } from '../kv/prefix-match.ts'
+import { chainOfBytes, chainOfTokens, type PromptChain } from '../kv/prompt-chain.ts'
 import type { Prompt, Tokenize } from '../tokens/tokenizer.ts'
+import type { Guesses } from './guesses.ts'
 
 export type PromptFacts = {
   readonly promptTokens: number
@@ -11,6 +13,8 @@ export type PromptFacts = {
   readonly prefixes: ReadonlyMap<EndpointId, EndpointPrefix>
   /** Who told the prefixes; see {@link FindPrefixes}. */
   readonly lookedUpBy?: string | undefined
+  /** What the guesses beside the index go by; undefined for a prompt that is not even bytes. */
+  readonly chain?: PromptChain | undefined
 }
 
 export type GatherDeps = {
@@ -18,12 +22,17 @@ export type GatherDeps = {
   readonly findPrefixes: FindPrefixes
   /** Whether anybody's KV cache is known: without that, token ids would be asked for in vain. */
   readonly knowsCaches: () => boolean
+  readonly guesses: Pick<Guesses, 'fill'>
+  /** In [0, 1]: how far what is known of an endpoint's cache is believed. */
+  readonly confidence: (endpoint: EndpointId) => number
 }
 
 export type PromptRequest = {
   readonly model: string
   readonly cacheSalt: string | undefined
   readonly prompt: () => Prompt
+  /** The conversation as it stands in the body; undefined when the prompt is none that can be shared. */
+  readonly promptBytes: () => Buffer | undefined
   /** From the body's size. */
   readonly promptTokensEstimate: number
 }
@@ -32,23 +41,41 @@ const NO_PREFIXES: ReadonlyMap<EndpointId, EndpointPrefix> = new Map()
 
 /** Never rejects. */
 export async function gatherPrompt(
-  { tokenize, findPrefixes, knowsCaches }: GatherDeps,
+  deps: GatherDeps,
   request: PromptRequest,
   endpoints: readonly EndpointView[],
 ): Promise<PromptFacts> {
-  const { model, cacheSalt, promptTokensEstimate: promptTokens } = request
-  if (!knowsCaches()) {
-    return { promptTokens, tokensUnknown: 'no endpoint publishes KV events', prefixes: NO_PREFIXES }
-  }
-  const tokens = await tokenize(model, request.prompt())
-  if (!tokens.ok) return { promptTokens, tokensUnknown: tokens.because, prefixes: NO_PREFIXES }
-  const tokenIds = tokens.ids
+  const { model, cacheSalt, promptTokensEstimate } = request
   const serving = endpoints.filter(({ models }) => models?.includes(model))
   const lora = serving.some(({ adapters }) => adapters.includes(model)) ? model : undefined
   // Engines may list the same weights under different first names; nearly always there is one.
-  const baseModels = new Set(serving.map(({ baseModel }) => baseModel).filter((name) => name !== undefined))
-  const queries = [...baseModels].map((base) => findPrefixes({ tokenIds, model: base, lora, cacheSalt }))
+  const baseModels = [...new Set(serving.map(({ baseModel }) => baseModel).filter((name) => name !== undefined))]
+  const names = { model: baseModels[0] ?? model, lora, cacheSalt }
+
+  function guessed(chain: PromptChain | undefined, known: ReadonlyMap<EndpointId, EndpointPrefix>) {
+    return chain === undefined ? known : deps.guesses.fill(chain, known, serving)
+  }
+
+  const tokens = deps.knowsCaches() ? await deps.tokenize(model, request.prompt()) : UNASKED
+  if (!tokens.ok) {
+    const bytes = request.promptBytes()
+    const chain = bytes && chainOfBytes(bytes, names)
+    const prefixes = guessed(chain, NO_PREFIXES)
+    return { promptTokens: promptTokensEstimate, tokensUnknown: tokens.because, prefixes, chain }
+  }
+  const tokenIds = tokens.ids
+  const queries = baseModels.map((base) => deps.findPrefixes({ tokenIds, model: base, lora, cacheSalt }))
   const found = await Promise.all(queries)
-  const prefixes = bestByEndpoint(found.flatMap(({ matches }) => matches))
-  return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes, lookedUpBy: found[0]?.by }
+  const best = bestByEndpoint(found.flatMap(({ matches }) => matches))
+  const known = new Map([...best].map(([id, prefix]) => [id, believed(prefix, deps.confidence(id))]))
+  const chain = chainOfTokens({ ...names, tokenIds })
+  const prefixes = guessed(chain, known)
+  return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes, lookedUpBy: found[0]?.by, chain }
+}
+
+/** Without anybody's events the ids of a prompt would be asked for in vain. */
+const UNASKED = { ok: false, because: 'no endpoint publishes KV events' } as const
+
+function believed(prefix: EndpointPrefix, confidence: number): EndpointPrefix {
+  return confidence === 1 ? prefix : { ...prefix, confidence }
 }

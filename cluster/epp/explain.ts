@@ -50,7 +50,7 @@ function cache({ outcome, ageSeconds }: CacheNote): string {
 
 function prompt({ promptTokens, tokensUnknown, lookedUpBy, gatherMs }: DecisionRecord): string {
   if (tokensUnknown !== undefined) {
-    return `about ${promptTokens} tokens; what pods hold of it is not known: ${tokensUnknown}`
+    return `about ${promptTokens} tokens; what pods hold of it is guessed at most: ${tokensUnknown}`
   }
   return `${promptTokens} tokens, looked up in ${milliseconds(gatherMs)}${lookedUpBy ? ` by ${lookedUpBy}` : ''}`
 }
@@ -110,13 +110,21 @@ function score(value: number | undefined, mean: number | undefined): string {
   return mean === undefined ? 'not known, 0' : `not known, ${mean.toFixed(2)}`
 }
 
+/** Nothing to speak of. */
+const CONFIDENT_FROM = 0.995
+
 function prefixInWords(prefix: Candidate['prefix']): string {
   if (prefix === undefined) return 'cache not known'
   const { matchedTokens, gpuTokens, rank, ranks, complete } = prefix
-  const facts = [`${matchedTokens} cached`]
+  const { confidence = 1, approximate, comingTokens } = prefix
+  const facts = [
+    approximate ? `about ${matchedTokens} cached, guessed from what was sent there` : `${matchedTokens} cached`,
+  ]
+  if (comingTokens !== undefined) facts.push(`${comingTokens} being computed for another prompt`)
+  if (confidence < CONFIDENT_FROM) facts.push(`believed ${Math.round(confidence * 100)} %`)
   if (gpuTokens < matchedTokens) facts.push(`${matchedTokens - gpuTokens} of them off the GPU`)
   if (ranks.length > 1) facts.push(`at most, by rank ${rank} of ${ranks.length}`)
-  if (!complete) facts.push('some events missing')
+  if (!complete && !approximate) facts.push('some events missing')
   return facts.join(', ')
 }
 

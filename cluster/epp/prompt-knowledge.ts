@@ -6,6 +6,7 @@ import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { MonitorEvent } from '../endpoints/monitor.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import { type Caches, type CachesEvent, startCaches } from '../kv/caches.ts'
+import type { CacheListener } from '../kv/event-feed.ts'
 import { createEngineTokenizer } from '../tokens/engine-tokenizer.ts'
 import { findTokenizerDirectory, type TokenizerDirectories } from '../tokens/find-directory.ts'
 import { createRouterTokenizer, type RouterTokenizer, type TokenizerEvent } from '../tokens/router-tokenizer.ts'
@@ -31,6 +32,7 @@ export type KnowledgeDeps = {
   readonly epochMs: () => number
   /** Longest wait for a prompt's token ids. */
   readonly budgetMs: () => number
+  readonly listener?: CacheListener
   readonly onEvent: (event: CachesEvent | TokenizerEvent) => void
 }
 
@@ -65,6 +67,7 @@ export async function startPromptKnowledge(config: KnowledgeConfig, deps: Knowle
     lives: (id) => endpoints.ids().includes(id) && endpoints.answered(id) && endpoints.ejected(id) === undefined,
     nowMs,
     epochMs: deps.epochMs,
+    ...(deps.listener && { listener: deps.listener }),
     onEvent,
   })
   const directories = tokenizerFinder(config, endpoints)

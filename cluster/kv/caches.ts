@@ -2,7 +2,7 @@
 // another replica.
 import type { Endpoint, EndpointId } from '../endpoints/endpoint.ts'
 import { type BoundEvent, type BoundPublishers, bindPublishers } from './bound-publishers.ts'
-import { createEventFeed, type EventFeed } from './event-feed.ts'
+import { type CacheListener, createEventFeed, type EventFeed } from './event-feed.ts'
 import { ENTRY_WORDS } from './hold-table.ts'
 import { createKvIndex, type KvIndex } from './kv-index.ts'
 import { beginSnapshot, decodeSnapshot, encodeSource, endSnapshot, type SourceSnapshot } from './snapshot.ts'
@@ -27,6 +27,7 @@ export type CachesOptions = {
   readonly snapshotFrom: string | undefined
   /** Whether a pod is known to answer, however long it has published nothing. */
   readonly lives: (endpoint: EndpointId) => boolean
+  readonly listener?: CacheListener
   readonly nowMs: () => number
   readonly epochMs: () => number
   readonly onEvent: (event: CachesEvent) => void
@@ -49,7 +50,7 @@ export type Caches = {
 export async function startCaches(options: CachesOptions): Promise<Caches> {
   const { bind, snapshotFrom, nowMs, onEvent } = options
   const index = createKvIndex()
-  const feed = createEventFeed(() => options.epochMs() / 1_000)
+  const feed = createEventFeed(() => options.epochMs() / 1_000, options.listener)
   const restored = snapshotFrom === undefined ? [] : await loadSnapshot(snapshotFrom, onEvent)
   const dialled = new Map(restored.filter(({ dials }) => !dials).map((source) => [keyOf(source), source]))
   const watch = createKvWatch({

@@ -35,7 +35,15 @@ export type EventFeed = {
 const WATCHERS_MAX = 16
 const GPU = 'GPU'
 
-export function createEventFeed(nowSeconds: () => number): EventFeed {
+/** Told of every source's events, watched or not. */
+export type CacheListener = {
+  /** A batch was applied. */
+  readonly applied: (endpoint: EndpointId) => void
+  /** All that was known of an endpoint's cache is gone: it was reset, or its stream began anew. */
+  readonly cleared: (endpoint: EndpointId) => void
+}
+
+export function createEventFeed(nowSeconds: () => number, listener?: CacheListener): EventFeed {
   const watchers = new Set<(event: CacheEvent) => void>()
 
   function tell(event: CacheEvent): void {
@@ -90,11 +98,14 @@ export function createEventFeed(nowSeconds: () => number): EventFeed {
       return {
         ...source,
         apply(batch, seq = -1) {
+          if (listener && batch.events.some(({ type }) => type === 'cleared')) listener.cleared(endpoint)
           if (watchers.size === 0) source.apply(batch, seq)
           else applyAndTell(source, endpoint, rank, batch, seq)
+          listener?.applied(endpoint)
         },
         clear() {
           source.clear()
+          listener?.cleared(endpoint)
           freeAll()
         },
         close() {

@@ -27,8 +27,19 @@ export type PrefixMatch = {
 
 /** An endpoint's best rank. */
 export type EndpointPrefix = PrefixMatch & {
+  /** In [0, 1]: how far it is believed, from how predictions for this endpoint came out lately. 1 when absent. */
+  readonly confidence?: number
+  /** Guessed from where prompts were sent: the endpoint tells nothing, or the prompt's token ids are not known. */
+  readonly approximate?: true
+  /** Tokens of the prompt that are being computed there for another one, and that it had better wait for. */
+  readonly comingTokens?: number
   /** What every rank of the endpoint that is known holds, this one included. */
   readonly ranks: readonly PrefixMatch[]
+}
+
+/** Tokens that need not be computed there, as far as it is counted on: the measure of a decision, not a prediction. */
+export function countedTokens({ matchedTokens, confidence = 1, comingTokens = 0 }: EndpointPrefix): number {
+  return Math.max(matchedTokens * confidence, comingTokens)
 }
 
 /** The best rank of each endpoint: the longest prefix, then the one that lies nearest. */

@@ -151,6 +151,7 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
       onBatch: (batch, seq) => table.apply(batch, seq),
       onClear: () => table.clear(),
       onState(state) {
+        if (state.state === 'lost' && stream.state.state !== 'lost') void lost(id, stream)
         stream.state = state
         table.complete(state.state === 'live' && state.complete)
         deps.onEvent({ type: 'kv-stream', endpoint: id, rank: source.rank, ...state })
@@ -162,6 +163,17 @@ export function createKvWatch(deps: KvWatchDeps): KvWatch {
         deps.onEvent({ type: 'kv-fault', endpoint: id, message, faults: stream.faults })
       },
     })
+  }
+
+  /** Where the engine itself does not answer either, it is gone, and what it had with it. */
+  async function lost(id: EndpointId, stream: Stream): Promise<void> {
+    const answer = await deps.askSources(id)
+    const its = followed.get(id)
+    if (answer !== undefined || stream.closed || its === undefined || stream.state.state !== 'lost') return
+    replaceStreams(
+      its,
+      its.streams.map(({ source }) => source),
+    )
   }
 
   function closeStreams(its: Followed): void {

@@ -55,6 +55,30 @@ export function promptOf(dialect: Dialect, body: Buffer, members: readonly BodyM
   }
 }
 
+/** What comes first in a rendered prompt stands first. */
+const CONVERSATION = ['instructions', 'system', 'tools', 'prompt', 'messages', 'input'] as const
+
+/** The conversation as it stands in the body, for guesses; undefined for what is no prompt that another could share. */
+export function promptBytesOf(dialect: Dialect, body: Buffer, members: readonly BodyMember[]): Buffer | undefined {
+  if (dialect === 'count-tokens' || dialect === 'embeddings') return undefined
+  const found = CONVERSATION.flatMap((name) => findMember(members, name) ?? [])
+  return Buffer.concat(found.map(({ valueStart, valueEnd }) => body.subarray(valueStart, valueEnd)))
+}
+
+/**
+ * Whether the engine looks into its prefix cache for this request: where it is to tell how likely the prompt's own tokens
+ * are, it computes all of them. (`SamplingParams.skip_reading_prefix_cache`, vLLM 0.32)
+ */
+export function readsPrefixCache(body: Buffer, members: readonly BodyMember[]): boolean {
+  const given = (name: string): boolean => {
+    const member = findMember(members, name)
+    return member !== undefined && !ABSENT.has(body.toString('latin1', member.valueStart, member.valueEnd))
+  }
+  return !given('prompt_logprobs') && !(given('echo') && (given('logprobs') || given('top_logprobs')))
+}
+
+const ABSENT: ReadonlySet<string> = new Set(['null', 'false'])
+
 /** Members with which the engine computes other tokens than those of the words. */
 const OTHER_TOKENS = ['truncate_prompt_tokens', 'prompt_embeds'] as const
 

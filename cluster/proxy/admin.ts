@@ -4,6 +4,7 @@ import type { Registry } from 'prom-client'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import type { AccuracyLedger } from '../epp/accuracy.ts'
+import { ERROR_EDGES } from '../epp/confidence.ts'
 import { decisionIdOf } from '../epp/decision-id.ts'
 import type { DecisionLog, DecisionRecord } from '../epp/decision-log.ts'
 import { explain } from '../epp/explain.ts'
@@ -96,8 +97,28 @@ function listEndpoints({ endpoints, accuracy, cacheOf }: AdminDeps): unknown {
 }
 
 function tellAccuracy({ endpoints, accuracy }: AdminDeps): unknown {
-  const each = endpoints.ids().map((id) => [id, accuracy.of(id)] as const)
-  return { total: accuracy.total(), endpoints: Object.fromEntries(each) }
+  const each = endpoints.ids().map((id) => {
+    const { errors, ...sums } = accuracy.of(id)
+    return [
+      id,
+      { ...sums, errors: inWords(errors), confidence: accuracy.confidence(id), bias: accuracy.bias(id) },
+    ] as const
+  })
+  const { errors, ...total } = accuracy.total()
+  return { total: { ...total, errors: inWords(errors) }, endpoints: Object.fromEntries(each) }
+}
+
+/** A histogram of errors, by the ranges of its buckets. */
+function inWords(errors: readonly number[]): Record<string, number> {
+  return Object.fromEntries(
+    errors.map((count, at) => {
+      const [low, high] = [ERROR_EDGES[at - 1], ERROR_EDGES[at]]
+      const first = low === undefined ? undefined : low + 1
+      if (first === undefined) return [`to ${high}`, count]
+      if (high === undefined) return [`from ${first}`, count]
+      return [first === high ? String(high) : `${first} to ${high}`, count]
+    }),
+  )
 }
 
 async function sendMetrics(registry: Registry, res: ServerResponse): Promise<void> {

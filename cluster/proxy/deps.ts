@@ -6,6 +6,7 @@ import type { Admission } from '../epp/admission.ts'
 import type { GatherDeps } from '../epp/context.ts'
 import type { Profiles } from '../epp/decide.ts'
 import type { DecisionLog } from '../epp/decision-log.ts'
+import type { Guesses } from '../epp/guesses.ts'
 import type { Pins } from '../epp/pins.ts'
 import type { Sessions } from '../epp/sessions.ts'
 import type { SendLeg } from '../legs/leg.ts'
@@ -21,6 +22,7 @@ export type ProxyDeps = {
   readonly admission: Admission
   readonly identify: IdentifyCaller
   readonly gather: GatherDeps
+  readonly guesses: Guesses
   readonly caching: CachingDeps
   readonly sessions: Sessions
   readonly pins: Pins

@@ -4,7 +4,7 @@ import { CALLER_FORBIDDEN_MEMBERS, ROUTER_ONLY_MEMBERS } from '../../shared/engi
 import type { Rejection } from '../../shared/rejection.ts'
 import { readStreamWish } from '../../shared/stream-wish.ts'
 import { type BodyMember, findMember, memberText, rewriteBody, scanBody, stringMember } from '../prompts/body.ts'
-import { promptOf } from '../prompts/prompt.ts'
+import { promptBytesOf, promptOf, readsPrefixCache } from '../prompts/prompt.ts'
 import type { Prompt } from '../tokens/tokenizer.ts'
 
 /** Until token ids are known: four bytes to a token. */
@@ -26,6 +26,10 @@ export type EngineRequest = {
   readonly members: readonly BodyMember[]
   /** Made when it is asked for: not every request needs it. */
   readonly prompt: () => Prompt
+  /** The conversation as it stands in the body; undefined for what is no prompt that another could share. */
+  readonly promptBytes: () => Buffer | undefined
+  /** Whether the engine looks into its prefix cache for it. */
+  readonly readsPrefixCache: boolean
   /** What scopes the prompt's blocks in the engine's cache: the edge's word for the tenant. */
   readonly cacheSalt: string | undefined
   /** A caller's name for requests that share a prefix. */
@@ -81,6 +85,8 @@ export function prepareEngineRequest(
       source: body,
       members: members.filter(({ name }) => !drop(name)),
       prompt: () => promptOf(dialect, body, members),
+      promptBytes: () => promptBytesOf(dialect, body, members),
+      readsPrefixCache: readsPrefixCache(body, members),
       cacheSalt: trusted ? stringMember(body, findMember(members, 'cache_salt')) : undefined,
       promptCacheKey: stringMember(body, findMember(members, 'prompt_cache_key')),
       previousResponseId,

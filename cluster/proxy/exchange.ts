@@ -42,8 +42,8 @@ export type ExchangeDeps = {
 /** What one endpoint is sent, and what it will have to do for it. */
 export type Destination = {
   readonly leg: LegRequest
-  /** Tokens of the prompt that it need not compute; undefined when that is not known. */
-  readonly cachedTokens: number | undefined
+  /** Tokens of the prompt that it will find cached; undefined when that is not known, or a guess. */
+  readonly predictedTokens: number | undefined
   /** Those that it has to compute. */
   readonly promptTokens: number
   /** It holds nothing of the prompt, as far as is known. */
@@ -63,6 +63,8 @@ export type ExchangeRequest = {
   readonly whenRefused?: Rejection | undefined
   /** Told of a good answer that may be kept. */
   readonly keeping?: Keeping | undefined
+  /** Called when it goes to an endpoint: more than once where it is tried again. */
+  readonly sent?: (endpoint: EndpointId) => void
   /** Called with the head of a good answer; gives what the answer's headers get besides. */
   readonly serving: (endpoint: EndpointId) => Readonly<Record<string, string>>
 }
@@ -149,8 +151,9 @@ class Exchange implements LegEvents {
     const attempt: Attempt = { endpoint, outcome: 'sent', startedAtMs, endedAtMs: undefined }
     this.#attempt = attempt
     this.#record.attempts.push(attempt)
-    const { leg: sent, cachedTokens, promptTokens, cold, rank } = destination
-    this.#record.predictedCachedTokens = cachedTokens
+    const { leg: sent, predictedTokens, promptTokens, cold, rank } = destination
+    this.#record.predictedCachedTokens = predictedTokens
+    this.#request.sent?.(endpoint)
     this.#passage = this.#deps.endpoints.begin(endpoint, promptTokens, { cold, rank })
     clearTimeout(this.#silence)
     this.#silence = setTimeout(() => this.#silencePassed(), this.#deps.timeouts.firstByteMs)

@@ -4,14 +4,16 @@ import type { MemoryTier } from '../cache/memory.ts'
 import type { RedisLookup, RedisSave, RedisTier } from '../cache/redis.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
+import type { AccuracyLedger } from '../epp/accuracy.ts'
 import type { Admission } from '../epp/admission.ts'
+import { ERROR_EDGES } from '../epp/confidence.ts'
 import type { CacheNote, DecisionLog } from '../epp/decision-log.ts'
 import type { Caches } from '../kv/caches.ts'
 import { registerCacheMetrics } from '../kv/metrics.ts'
+import type { RouterTokenizer } from '../tokens/router-tokenizer.ts'
 
 const TTFT_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120]
 const ITL_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5]
-const ERROR_BUCKETS = [0, 16, 32, 64, 128, 512, 2_048, 8_192, 32_768, 131_072]
 const LOOKUP_BUCKETS = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 const REDIS_BUCKETS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1]
 const DECISION_BUCKETS = [0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.03, 0.1]
@@ -47,6 +49,8 @@ export type MetricsDeps = {
   readonly admission: Admission
   readonly decisions: DecisionLog
   readonly caches: Caches
+  readonly tokenizer: Pick<RouterTokenizer, 'counts'>
+  readonly accuracy: Pick<AccuracyLedger, 'confidence'>
   readonly memory: Pick<MemoryTier, 'bytes' | 'entries'>
   /** Undefined where there is none. */
   readonly redisState: () => ReturnType<RedisTier['state']> | undefined
@@ -129,8 +133,9 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
   })
   const predictionError = new Histogram({
     name: 'warmpath_prediction_error_tokens',
-    help: 'Distance between predicted and actual cached tokens of an answer.',
-    buckets: ERROR_BUCKETS,
+    help: 'Cached tokens as predicted, less those that the engine told.',
+    labelNames: ['endpoint'],
+    buckets: [...ERROR_EDGES],
     registers,
   })
   const reloads = new Counter({
@@ -161,6 +166,25 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
   registerGauges(registers, deps)
   registerResponseCacheGauges(registers, deps)
   registerCacheMetrics(registry, deps.caches, deps.endpoints.ids)
+  new Gauge({
+    name: 'warmpath_kv_confidence',
+    help: 'How far the index is believed of an endpoint, from how its predictions came out lately: 0 to 1.',
+    labelNames: ['endpoint'],
+    registers,
+    collect() {
+      this.reset()
+      for (const endpoint of deps.endpoints.ids()) this.set({ endpoint }, deps.accuracy.confidence(endpoint))
+    },
+  })
+  new Gauge({
+    name: 'warmpath_prompts_tokenized',
+    help: 'Prompts by who told their token ids, since the start.',
+    labelNames: ['by'],
+    registers,
+    collect() {
+      for (const [by, count] of Object.entries(deps.tokenizer.counts())) this.set({ by }, count)
+    },
+  })
 
   return {
     registry,
@@ -176,11 +200,12 @@ export function createRouterMetrics(deps: MetricsDeps): RouterMetrics {
       predictedTokens.inc({ endpoint }, predicted)
       actualTokens.inc({ endpoint }, actual)
       predictions.inc({ endpoint, outcome: predicted === actual ? 'exact' : predicted > actual ? 'over' : 'under' })
-      predictionError.observe(Math.abs(predicted - actual))
+      predictionError.observe({ endpoint }, predicted - actual)
     },
     forget(endpoint) {
       for (const outcome of SCRAPE_OUTCOMES) scrapes.remove({ endpoint, outcome })
       for (const outcome of PREDICTION_OUTCOMES) predictions.remove({ endpoint, outcome })
+      predictionError.remove({ endpoint })
       predictedTokens.remove({ endpoint })
       actualTokens.remove({ endpoint })
     },

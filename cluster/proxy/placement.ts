@@ -4,6 +4,7 @@ import type { IncomingMessage } from 'node:http'
 import { ENGINE_FORWARDED_HEADERS, HEADER } from '../../shared/headers.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { PromptFacts } from '../epp/context.ts'
+import { countedTokens } from '../kv/prefix-match.ts'
 import { chooseRank } from '../scheduling/rank.ts'
 import type { Caller } from './caller.ts'
 import type { ProxyDeps } from './deps.ts'
@@ -52,7 +53,7 @@ export function destinationsOf(
   { pins, endpoints }: Pick<ProxyDeps, 'pins' | 'endpoints'>,
   req: IncomingMessage,
   decisionId: string,
-  { dialect, body }: EngineRequest,
+  { dialect, body, readsPrefixCache }: EngineRequest,
   scope: Scope,
   { promptTokens, prefixes }: Pick<PromptFacts, 'promptTokens' | 'prefixes'>,
 ): (endpoint: EndpointId) => Destination {
@@ -62,17 +63,19 @@ export function destinationsOf(
     const prefix = prefixes.get(endpoint)
     const active = (): number =>
       endpoints.snapshot().find((view) => view.endpoint.id === endpoint)?.load.activeRequests ?? 0
-    const { rank, cachedTokens } =
+    const { rank, cachedTokens: held } =
       prefix === undefined || prefix.ranks.length === 1
         ? { rank: undefined, cachedTokens: prefix?.matchedTokens }
         : chooseRank(prefix, (each) => endpoints.sentToRank(endpoint, each), active())
+    const isGuess = prefix?.approximate === true || prefix?.comingTokens !== undefined
+    const counted = readsPrefixCache ? Math.max(held ?? 0, prefix ? countedTokens(prefix) : 0) : 0
     const named = rank === undefined ? {} : { [RANK_HEADER]: String(rank) }
     const sent = dialect === 'responses' ? withResponseId(body, pins.responseId(endpoint, scope(), decisionId)) : body
     return {
       leg: { method: 'POST', path, headers: { ...headers, ...named }, body: sent },
-      cachedTokens,
-      promptTokens: promptTokens - (cachedTokens ?? 0),
-      cold: !cachedTokens,
+      predictedTokens: isGuess ? undefined : held && (readsPrefixCache ? held : 0),
+      promptTokens: promptTokens - counted,
+      cold: counted === 0,
       rank,
     }
   }

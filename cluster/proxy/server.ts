@@ -167,6 +167,7 @@ async function answer(
   }
 
   decisions.add(record)
+  const placed = facts.chain && deps.guesses.follow(facts.chain)
   const served = servedBy(deps, caller, origin.session)
   /** The edge makes its own keys of it. What changed meanwhile is not told: who answers may be either. */
   const tellVersion = () =>
@@ -180,13 +181,18 @@ async function answer(
       order: decode.order,
       whenRefused: origin.bound && RESPONSE_GONE,
       keeping: cached.keeping,
-      serving: (endpoint) => ({ ...served(endpoint), ...tellVersion() }),
+      sent: (endpoint) => placed?.sent(endpoint),
+      serving: (endpoint) => {
+        placed?.firstByte()
+        return { ...served(endpoint), ...tellVersion() }
+      },
     },
     record,
     res,
     (status) => {
       admitted.leave()
       if (record.attempts.length > 1) metrics.retried()
+      placed?.over(record.usage?.cachedTokens)
       compare(deps, record)
       finish(status)
     },

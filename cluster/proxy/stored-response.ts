@@ -50,7 +50,7 @@ export async function answerStored(
   runExchange(
     exchangeDeps(deps),
     {
-      destinationOf: () => ({ leg, cachedTokens: undefined, promptTokens: 0, cold: false, rank: undefined }),
+      destinationOf: () => ({ leg, predictedTokens: undefined, promptTokens: 0, cold: false, rank: undefined }),
       shape: errorShapeOf(pathOf(req)),
       withholdUsage: false,
       order: [endpoint],

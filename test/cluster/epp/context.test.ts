@@ -28,9 +28,17 @@ async function gather({
         return { matches, by: 'somebody' }
       },
       knowsCaches: () => true,
+      guesses: { fill: (_, known) => known },
+      confidence: () => 1,
       ...more,
     },
-    { model, cacheSalt: 'salt', prompt: () => ({ kind: 'unknown', because: 'unused' }), promptTokensEstimate: 40 },
+    {
+      model,
+      cacheSalt: 'salt',
+      prompt: () => ({ kind: 'unknown', because: 'unused' }),
+      promptBytes: () => Buffer.from('hello there'),
+      promptTokensEstimate: 40,
+    },
     views,
   )
   return { facts, queries }
@@ -62,6 +70,20 @@ describe('what a decision knows of a prompt', () => {
     expect(facts).toMatchObject({ promptTokens: 40, tokensUnknown: 'no answer' })
     expect(facts.prefixes.size).toBe(0)
     expect(queries).toEqual([])
+  })
+  it('of an endpoint whose predictions were wrong of late is believed less', async () => {
+    const { facts } = await gather({ confidence: (endpoint) => (endpoint === A ? 0.5 : 1) })
+    expect(facts.prefixes.get(A)).toMatchObject({ matchedTokens: 2, confidence: 0.5 })
+  })
+  it('is filled up with guesses, by its tokens where they are known and else by its bytes', async () => {
+    const guess = { endpoint: A, rank: 0, matchedTokens: 64, gpuTokens: 0, complete: false }
+    const guesses: GatherDeps['guesses'] = {
+      fill: ({ ofBytes }, known) =>
+        new Map([...known, [A, { ...guess, ranks: [guess], approximate: ofBytes as true }]]),
+    }
+    expect((await gather({ guesses })).facts.prefixes.get(A)).toMatchObject({ matchedTokens: 64, approximate: false })
+    const unknown = await gather({ guesses, tokenize: async () => ({ ok: false, because: 'no answer' }) })
+    expect(unknown.facts.prefixes.get(A)).toMatchObject({ matchedTokens: 64, approximate: true })
   })
   it('where nobody’s cache is known, no token ids are asked for', async () => {
     const { facts } = await gather({

@@ -172,7 +172,7 @@ describe('why: the SRE at night gets an answer', () => {
   it('without token ids it says that the size is a guess, and why', () => {
     const words = explain({ ...record('d-5'), tokensUnknown: 'no endpoint publishes KV events' })
     expect(words).toContain(
-      'prompt   about 900 tokens; what pods hold of it is not known: no endpoint publishes KV events',
+      'prompt   about 900 tokens; what pods hold of it is guessed at most: no endpoint publishes KV events',
     )
   })
 

@@ -169,10 +169,13 @@ describe('what changes', () => {
       opened[0]?.onState({ state: 'live', complete: true })
       await vi.advanceTimersByTimeAsync(60_000)
       expect(asked).toHaveLength(1)
+      // Its events alone are lost: it answers, so what it holds is still there.
       opened[0]?.onState({ state: 'lost', complete: false })
+      await vi.advanceTimersByTimeAsync(0)
+      expect([asked.length, opened.length]).toEqual([2, 1])
       said = undefined
       await vi.advanceTimersByTimeAsync(10_000)
-      expect([asked.length, opened.length]).toEqual([2, 1])
+      expect([asked.length, opened.length]).toEqual([3, 1])
       said = answer({ 0: rank(9000) })
       await vi.advanceTimersByTimeAsync(10_000)
       expect(opened.map(({ events, closed }) => [events, closed])).toEqual([
@@ -183,6 +186,23 @@ describe('what changes', () => {
     } finally {
       vi.useRealTimers()
     }
+  })
+  it('an engine whose events are lost and that answers no more is gone, and its blocks with it', async () => {
+    let said: SourcesAnswer | undefined = answer({ 0: rank(5557) })
+    const { watch, opened, held } = rig(() => said)
+    await watch.follow(A, 'm')
+    opened[0]?.onBatch(stored(QUERY.tokenIds.subarray(0, 32)), 0)
+    opened[0]?.onState({ state: 'live', complete: true })
+    expect(held()[0]?.matchedTokens).toBeGreaterThan(0)
+    said = undefined
+    opened[0]?.onState({ state: 'lost', complete: false })
+    await vi.waitUntil(() => opened.length === 2)
+    expect(opened.map(({ events, closed }) => [events, closed])).toEqual([
+      ['tcp://10.0.0.1:5557', true],
+      ['tcp://10.0.0.1:5557', false],
+    ])
+    expect(held()).toEqual([{ rank: 0, matchedTokens: 0, complete: false }])
+    await watch.close()
   })
   it('a stream of garbage is told now and then, and counted', async () => {
     const { watch, opened, events } = rig(() => answer({ 0: rank(5557) }))

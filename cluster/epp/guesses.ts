@@ -1,0 +1,75 @@
+// What is believed of caches beside what their events tell: prompts that are under way, and pods that tell nothing. Every
+// guess is marked as one.
+import type { EndpointId, EndpointView } from '../endpoints/endpoint.ts'
+import type { ApproximateIndex } from '../kv/approximate-index.ts'
+import { followingPays, type InFlightPrefixes, type UnderWay } from '../kv/in-flight-prefixes.ts'
+import type { EndpointPrefix } from '../kv/prefix-match.ts'
+import type { PromptChain } from '../kv/prompt-chain.ts'
+
+export type Guesses = {
+  /** The prefixes as they are known, with what is guessed besides. */
+  readonly fill: (
+    chain: PromptChain,
+    known: ReadonlyMap<EndpointId, EndpointPrefix>,
+    endpoints: readonly EndpointView[],
+  ) => ReadonlyMap<EndpointId, EndpointPrefix>
+  /** Follows a placed prompt, so that others can be guessed by it. */
+  readonly follow: (chain: PromptChain) => PlacedPrompt
+  readonly forget: (endpoint: EndpointId) => void
+}
+
+/** What becomes of a prompt after its decision. */
+export type PlacedPrompt = {
+  readonly sent: (endpoint: EndpointId) => void
+  readonly firstByte: () => void
+  /** @param cachedTokens as the engine told them. */
+  readonly over: (cachedTokens: number | undefined) => void
+}
+
+export function createGuesses(approximate: ApproximateIndex, inFlight: InFlightPrefixes): Guesses {
+  return {
+    fill(chain, known, endpoints) {
+      const untold = endpoints.map(({ endpoint }) => endpoint.id).filter((id) => !known.has(id))
+      const filled = new Map(known)
+      if (untold.length > 0) {
+        for (const match of approximate.match(chain, untold)) {
+          filled.set(match.endpoint, { ...match, ranks: [match], approximate: true })
+        }
+      }
+      const coming = inFlight.match(chain)
+      if (coming.size === 0) return filled
+      const ahead = new Map(endpoints.map(({ endpoint, load }) => [endpoint.id, load.sentPromptTokens]))
+      const least = Math.min(...ahead.values())
+      for (const [endpoint, comingTokens] of coming) {
+        const prefix = filled.get(endpoint)
+        if (prefix === undefined || comingTokens <= prefix.matchedTokens) continue
+        const pays = followingPays(comingTokens - prefix.matchedTokens, ahead.get(endpoint) ?? 0, least)
+        if (pays) filled.set(endpoint, { ...prefix, comingTokens })
+      }
+      return filled
+    },
+    follow(chain) {
+      let at: EndpointId | undefined
+      let underWay: UnderWay | undefined
+      let hasBegun = false
+      return {
+        sent(endpoint) {
+          underWay?.over()
+          at = endpoint
+          underWay = inFlight.sent(endpoint, chain)
+        },
+        firstByte() {
+          hasBegun = true
+          underWay?.computed()
+        },
+        over(cachedTokens) {
+          underWay?.over()
+          if (at === undefined || !hasBegun) return
+          if (cachedTokens !== undefined) approximate.reported(at, chain, cachedTokens)
+          approximate.computed(at, chain)
+        },
+      }
+    },
+    forget: approximate.forget,
+  }
+}

@@ -1,0 +1,218 @@
+// What is guessed of caches: where prompts were sent, and where they are being computed. Never more than a guess, never
+// without end.
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
+import { createGuesses } from '../../../cluster/epp/guesses.ts'
+import { createApproximateIndex } from '../../../cluster/kv/approximate-index.ts'
+import { createInFlightPrefixes, followingPays } from '../../../cluster/kv/in-flight-prefixes.ts'
+import type { EndpointPrefix } from '../../../cluster/kv/prefix-match.ts'
+import {
+  chainOfBytes,
+  chainOfTokens,
+  PIECE_TOKENS,
+  type PromptChain,
+  sharedPieces,
+} from '../../../cluster/kv/prompt-chain.ts'
+import { view } from '../views.ts'
+
+const A = 'a:1' as EndpointId
+const B = 'b:1' as EndpointId
+const NAMES = { model: 'm', lora: undefined, cacheSalt: undefined }
+
+/** `pieces` of one beginning, then others of its own. */
+function prompt(start: number, shared: number, own: number): PromptChain {
+  const tokenIds = Uint32Array.from({ length: (shared + own) * PIECE_TOKENS + 1 }, (_, at) =>
+    at < shared * PIECE_TOKENS ? at : start * 1_000_000 + at,
+  )
+  return chainOfTokens({ ...NAMES, tokenIds })
+}
+
+function rig({ cacheTokens = 100_000, ttlSeconds = 3_600 } = {}) {
+  let nowMs = 0
+  const approximate = createApproximateIndex({ cacheTokensOf: () => cacheTokens, ttlSeconds, nowMs: () => nowMs })
+  const inFlight = createInFlightPrefixes(() => nowMs)
+  const guesses = createGuesses(approximate, inFlight)
+  const endpoints = [view('a:1'), view('b:1')]
+  const tokensAt = (chain: PromptChain) => approximate.match(chain, [A, B]).map(({ matchedTokens }) => matchedTokens)
+  return {
+    approximate,
+    inFlight,
+    guesses,
+    endpoints,
+    tokensAt,
+    pass(ms: number) {
+      nowMs += ms
+    },
+  }
+}
+
+describe('a pod that tells nothing', () => {
+  it('is guessed to hold what was computed there, of tokens as of bytes, and nobody else is', () => {
+    const { guesses, endpoints } = rig()
+    for (const chain of [prompt(1, 4, 2), chainOfBytes(Buffer.from('some words '.repeat(400)), NAMES)]) {
+      const placed = guesses.follow(chain)
+      placed.sent(A)
+      placed.firstByte()
+      placed.over(undefined)
+      const filled = guesses.fill(chain, new Map(), endpoints)
+      expect(filled.get(A)).toMatchObject({ approximate: true, complete: false })
+      expect(filled.get(A)?.matchedTokens).toBeGreaterThanOrEqual(4 * PIECE_TOKENS)
+      expect(filled.get(B)).toMatchObject({ matchedTokens: 0, approximate: true })
+    }
+  })
+
+  it('is not guessed to hold what never began there, nor another tenant’s, nor an adapter’s', () => {
+    const { guesses, approximate, tokensAt } = rig()
+    const failed = guesses.follow(prompt(1, 4, 2))
+    failed.sent(A)
+    failed.over(undefined)
+    expect(tokensAt(prompt(1, 4, 2))).toEqual([0, 0])
+    approximate.computed(A, prompt(1, 4, 2))
+    const { tokenIds } = prompt(1, 4, 2).query
+    for (const other of [{ cacheSalt: 's' }, { lora: 'l' }, { model: 'n' }]) {
+      expect(tokensAt(chainOfTokens({ ...NAMES, ...other, tokenIds }))).toEqual([0, 0])
+    }
+  })
+
+  it('keeps as much as its cache has room for, the oldest goes first, and what is used stays', () => {
+    const { approximate, tokensAt } = rig({ cacheTokens: 12 * PIECE_TOKENS })
+    approximate.computed(A, prompt(1, 0, 6))
+    approximate.computed(A, prompt(2, 0, 6))
+    approximate.computed(A, prompt(1, 0, 6))
+    approximate.computed(A, prompt(3, 0, 6))
+    const tokens = [1, 2, 3].map((start) => tokensAt(prompt(start, 0, 6))[0])
+    expect(tokens).toEqual([6 * PIECE_TOKENS, 0, 6 * PIECE_TOKENS])
+    expect(approximate.stats()).toMatchObject({ endpoints: 1, pieces: 12 })
+  })
+
+  it('forgets what is older than the time that was set, what the engine says is not there, and all when it is gone', () => {
+    const { approximate, tokensAt, pass } = rig({ ttlSeconds: 60 })
+    approximate.computed(A, prompt(1, 0, 6))
+    approximate.reported(A, prompt(1, 0, 6), 2 * PIECE_TOKENS + 5)
+    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(2 * PIECE_TOKENS)
+    pass(61_000)
+    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(0)
+    approximate.computed(A, prompt(1, 0, 6))
+    approximate.forget(A)
+    expect([tokensAt(prompt(1, 0, 6))[0], approximate.stats().pieces]).toEqual([0, 0])
+  })
+
+  it('whatever was computed and in which order, a guess is a beginning that was computed there and fits its cache', () => {
+    const step = fc.record({
+      start: fc.integer({ min: 1, max: 4 }),
+      shared: fc.nat(4),
+      own: fc.nat(5),
+      at: fc.constantFrom(A, B),
+    })
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 30 }), (steps) => {
+        const { approximate, tokensAt } = rig({ cacheTokens: 10 * PIECE_TOKENS })
+        for (const { start, shared, own, at } of steps) approximate.computed(at, prompt(start, shared, own))
+        for (const { start, shared, own } of steps) {
+          const chain = prompt(start, shared, own)
+          tokensAt(chain).forEach((tokens, index) => {
+            const there = steps.filter(({ at }) => at === [A, B][index])
+            const most = Math.max(
+              0,
+              ...there.map((each) => sharedPieces(chain.hashes, prompt(each.start, each.shared, each.own).hashes)),
+            )
+            expect(tokens).toBeLessThanOrEqual(Math.min(10, most) * PIECE_TOKENS)
+          })
+        }
+        expect(approximate.stats().pieces).toBeLessThanOrEqual(20)
+      }),
+      { numRuns: 60 },
+    )
+  })
+})
+
+describe('a prompt that is under way', () => {
+  const known = new Map<EndpointId, EndpointPrefix>(
+    [A, B].map((endpoint) => {
+      const match = { endpoint, rank: 0, matchedTokens: 0, gpuTokens: 0, complete: true }
+      return [endpoint, { ...match, ranks: [match] }]
+    }),
+  )
+  const coming = (filled: ReadonlyMap<EndpointId, EndpointPrefix>) => [A, B].map((id) => filled.get(id)?.comingTokens)
+
+  it('draws those with the same beginning after it, until its events have had their time', () => {
+    const { guesses, endpoints, pass } = rig()
+    const leader = guesses.follow(prompt(1, 10, 2))
+    leader.sent(A)
+    const look = () => coming(guesses.fill(prompt(2, 10, 3), known, endpoints))
+    expect(look()).toEqual([10 * PIECE_TOKENS, undefined])
+    expect(coming(guesses.fill(prompt(3, 2, 9), known, endpoints))).toEqual([undefined, undefined])
+    pass(60_000)
+    leader.firstByte()
+    leader.over(0)
+    expect(look()).toEqual([10 * PIECE_TOKENS, undefined])
+    pass(2_001)
+    expect(look()).toEqual([undefined, undefined])
+  })
+
+  it('draws nobody any more once its events have come, even when its blocks go again', () => {
+    const told = new Set<EndpointId>()
+    let nowMs = 0
+    const inFlight = createInFlightPrefixes(
+      () => nowMs,
+      (endpoint) => told.has(endpoint),
+    )
+    const placed = inFlight.sent(A, prompt(1, 10, 2))
+    inFlight.told(A)
+    expect(inFlight.match(prompt(2, 10, 3)).size).toBe(1)
+    placed.computed()
+    placed.over()
+    inFlight.told(A)
+    expect(inFlight.match(prompt(2, 10, 3)).size).toBe(1)
+    told.add(A)
+    inFlight.told(A)
+    told.clear()
+    expect([inFlight.match(prompt(2, 10, 3)).size, inFlight.size()]).toEqual([0, 0])
+    // Told before its first byte.
+    told.add(A)
+    inFlight.sent(A, prompt(1, 10, 2)).computed()
+    nowMs += 1
+    expect(inFlight.size()).toBe(0)
+  })
+
+  it('draws nobody once it failed, or went elsewhere', () => {
+    const { guesses, endpoints, inFlight } = rig()
+    const leader = guesses.follow(prompt(1, 10, 2))
+    leader.sent(A)
+    leader.sent(B)
+    expect(coming(guesses.fill(prompt(2, 10, 3), known, endpoints))).toEqual([undefined, 10 * PIECE_TOKENS])
+    leader.over(undefined)
+    expect([coming(guesses.fill(prompt(2, 10, 3), known, endpoints)), inFlight.size()]).toEqual([
+      [undefined, undefined],
+      0,
+    ])
+  })
+
+  it('is followed by nine of ten, and left where so much stands before it that another computes it sooner', () => {
+    const { guesses } = rig()
+    guesses.follow(prompt(1, 100, 2)).sent(A)
+    const at = (sent: number) => [view('a:1', { sentPromptTokens: sent }), view('b:1')]
+    for (let follower = 2; follower <= 10; follower++) {
+      const chain = prompt(follower, 100, 1)
+      // The leader's own beginning stands before them, and what each of them adds to it.
+      const filled = guesses.fill(chain, known, at((100 + follower) * PIECE_TOKENS))
+      expect(coming(filled)[0]).toBe(100 * PIECE_TOKENS)
+    }
+    expect(coming(guesses.fill(prompt(11, 100, 1), known, at(201 * PIECE_TOKENS)))[0]).toBeUndefined()
+    expect([followingPays(1_000, 1_900, 0), followingPays(1_000, 2_000, 0), followingPays(1_000, 2_500, 600)]).toEqual([
+      true,
+      false,
+      true,
+    ])
+  })
+
+  it('without end is bounded: the oldest is forgotten, and an answer that never begins is too', () => {
+    const { inFlight, pass } = rig()
+    for (let each = 0; each < 5_000; each++) inFlight.sent(A, prompt(each, 0, 5))
+    expect(inFlight.size()).toBe(4_096)
+    expect(inFlight.match(prompt(4_999, 0, 5)).get(A)).toBe(5 * PIECE_TOKENS)
+    pass(120_001)
+    expect(inFlight.match(prompt(4_999, 0, 5)).size).toBe(0)
+  })
+})
