@@ -186,6 +186,29 @@ export const HELP = {
       json: { type: 'boolean', help: 'as they come: one JSON object a line' },
     },
   },
+  doctor: {
+    summary: 'finds out why routing by KV cache goes wrong with an engine, and names the flag that mends it',
+    usage: 'doctor kv --engine URL',
+    flags: {
+      engine: { type: 'string', value: 'URL', help: 'the vLLM server; it is asked a few small prompts' },
+      model: { type: 'string', value: 'NAME', help: 'the model to ask (default: the first that it lists)' },
+      'api-key': { type: 'string', value: 'KEY', help: 'what it was started with (vllm serve --api-key)' },
+      events: {
+        type: 'string',
+        value: 'ADDRESS',
+        help: 'where it publishes KV events, if it does not say so itself: tcp://host:port',
+      },
+      replay: { type: 'string', value: 'ADDRESS', help: 'where it sends them again' },
+      tokenizer: {
+        type: 'string',
+        value: 'DIR',
+        help: "a model's directory: whether its tokenizer and template are the engine's",
+      },
+      json: { type: 'boolean', help: 'one JSON object a line' },
+    },
+    more: 'Ends with 1 when it finds a fault.',
+    positionals: true,
+  },
   simulator: {
     summary: 'a vLLM look-alike for machines without GPUs',
     usage: 'simulator [--port N] [--preset NAME] [--model NAME …]',

@@ -18,6 +18,7 @@ const RUN: Readonly<Record<keyof typeof HELP, Run>> = {
   'load-monitor': runLoadMonitor,
   'kv-manager': runKvManager,
   events: runEvents,
+  doctor: runDoctor,
   simulator: runSimulator,
   why: runWhy,
   key: runKey,
@@ -218,6 +219,25 @@ async function runEvents(values: FlagValues): Promise<void> {
     print: (line) => process.stdout.write(`${line}\n`),
     signal: stop.signal,
   })
+}
+
+async function runDoctor(values: FlagValues, [what, ...rest]: readonly string[]): Promise<void> {
+  const engine = text(values, 'engine')
+  if (what !== 'kv' || rest.length > 0 || engine === undefined) {
+    throw new UserError('say: warmpath doctor kv --engine http://host:port')
+  }
+  const { runKvDoctor } = await import('./doctor/command.ts')
+  const healthy = await runKvDoctor({
+    engine,
+    apiKey: text(values, 'api-key'),
+    model: text(values, 'model'),
+    events: text(values, 'events'),
+    replay: text(values, 'replay'),
+    tokenizer: text(values, 'tokenizer'),
+    json: isOn(values, 'json') === true,
+    print: (line) => process.stdout.write(`${line}\n`),
+  })
+  process.exit(healthy ? 0 : 1)
 }
 
 async function runSimulator(values: FlagValues, positionals: readonly string[]): Promise<void> {

@@ -182,6 +182,7 @@ export async function startRouter(
     accuracy,
     cacheOf: watch.sourcesOf,
     kvDoor,
+    tokenizers: known.tokenizer.states,
     ready: () => !notReady && answering(),
   })
 

@@ -8,6 +8,7 @@ import { ERROR_EDGES } from '../epp/confidence.ts'
 import { decisionIdOf } from '../epp/decision-id.ts'
 import type { DecisionLog, DecisionRecord } from '../epp/decision-log.ts'
 import { explain } from '../epp/explain.ts'
+import type { TokenizerState } from '../tokens/router-tokenizer.ts'
 
 export type AdminDeps = {
   readonly registry: Registry
@@ -16,6 +17,8 @@ export type AdminDeps = {
   readonly accuracy: AccuracyLedger
   /** What is known of an endpoint's KV cache, and how. */
   readonly cacheOf: (id: EndpointId) => unknown
+  /** Models whose prompts are read here, or would be if the engines agreed. */
+  readonly tokenizers: () => ReadonlyMap<string, TokenizerState>
   /** `/score`, `/events` and `/snapshot`. */
   readonly kvDoor: (url: URL, req: IncomingMessage, res: ServerResponse) => boolean
   readonly ready: () => boolean
@@ -36,6 +39,7 @@ export function createAdmin(deps: AdminDeps): Server {
       return deps.ready() ? sendText(res, 200, 'ready\n') : sendText(res, 503, 'not ready\n')
     if (url.pathname === '/metrics') return void sendMetrics(deps.registry, res).catch(() => res.destroy())
     if (url.pathname === '/endpoints') return sendJson(res, 200, listEndpoints(deps))
+    if (url.pathname === '/tokenizers') return sendJson(res, 200, Object.fromEntries(deps.tokenizers()))
     if (url.pathname === '/accuracy') return sendJson(res, 200, tellAccuracy(deps))
     if (url.pathname === '/decisions') return listDecisions(deps.decisions, url, req, res)
     if (url.pathname.startsWith('/decisions/')) {
@@ -44,7 +48,7 @@ export function createAdmin(deps: AdminDeps): Server {
     sendText(
       res,
       404,
-      'here are /decisions, /decisions/<id>, /endpoints, /accuracy, /score, /events, /snapshot, /metrics, /healthz and /readyz\n',
+      'here are /decisions, /decisions/<id>, /endpoints, /accuracy, /tokenizers, /score, /events, /snapshot, /metrics, /healthz and /readyz\n',
     )
   })
 }

@@ -171,11 +171,13 @@ export function createRouterTokenizer(deps: RouterTokenizerDeps): RouterTokenize
     tokenize,
     async verify(endpoint, model) {
       const base = deps.baseOf(model)
-      const loaded = await directoryFor(base)?.loading
-      if (!loaded?.ok) return
-      const verdict = await verdictOf(endpoint, base, loaded)
+      const directory = directoryFor(base)
+      if (directory === undefined) return
       const known = verdicts.get(base) ?? new Map<EndpointId, Verdict>()
       verdicts.set(base, known)
+      const loaded = await directory.loading
+      if (!loaded.ok) return
+      const verdict = await verdictOf(endpoint, base, loaded)
       known.set(endpoint, verdict)
       if (verdict.kind === 'same') onEvent({ type: 'tokenizer-agrees', model: base, endpoint })
       else if (verdict.kind === 'unknown') {

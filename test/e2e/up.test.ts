@@ -189,7 +189,10 @@ describe('mistakes are one line that names the thing and the fix', () => {
     [['up', '--config', 'nowhere.yaml'], 'cannot read the configuration nowhere.yaml: ENOENT'],
     [['up', '--engine', 'x'], 'x is no endpoint: expected an URL like http://10.0.0.7:8000, without a path'],
     [['up', '--prot', '1'], "Unknown option '--prot'; see warmpath up --help"],
-    [['upp'], 'there is no command upp; there are up, router, load-monitor, kv-manager, events, simulator, why, key'],
+    [
+      ['upp'],
+      'there is no command upp; there are up, router, load-monitor, kv-manager, events, doctor, simulator, why, key',
+    ],
     [['simulator', '--tokenizer', 'nowhere'], 'nowhere'],
     [['up', '--pod-port', '65534'], '--pod-port 65534: expected a whole number from 0 to 65533'],
     [['up', '--speed', '-1'], "Option '--speed' argument is ambiguous"],

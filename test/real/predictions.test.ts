@@ -7,8 +7,11 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { DIALECTS } from '../../shared/dialect.ts'
+import { createRandom } from '../../shared/random.ts'
 import { freePort } from '../e2e/program.ts'
 import { eventually } from '../eventually.ts'
+import { randomTexts, startOwnTokenizer } from './own-tokenizer.ts'
 import {
   ask,
   cachedWhenAsked,
@@ -68,7 +71,11 @@ describe.each<[Family]>([['qwen3'], ['llama3_1']])('predicted is what is reporte
     folder = mkdtempSync(join(tmpdir(), 'warmpath-adapters-'))
     makeTinyAdapter(join(folder, ADAPTER), 7)
     const lora = ['--enable-lora', '--max-lora-rank', '8', '--lora-modules', `${ADAPTER}=${join(folder, ADAPTER)}`]
-    engines = await startPair({ family, maxModelLen: 16_384, flags: family === 'qwen3' ? lora : [] })
+    engines = await startPair({
+      family,
+      maxModelLen: 16_384,
+      flags: [...(family === 'qwen3' ? lora : []), '--enable-scale-out'],
+    })
   })
   afterAll(async () => {
     await Promise.all(engines?.map((engine) => engine.stop()) ?? [])
@@ -94,6 +101,25 @@ describe.each<[Family]>([['qwen3'], ['llama3_1']])('predicted is what is reporte
     expect(metrics).toContain('warmpath_prompts_tokenized{by="engine"} 0')
     expect(await json(`${rig.admin}/accuracy`)).toMatchObject({ total: { over: 0, under: 0, exact: rows.length } })
   }, 240_000)
+
+  it('because the tokens that the router finds are those of the engine’s render and of /tokenize', async () => {
+    const own = await startOwnTokenizer(await makeTinyModel(family))
+    onTestFinished(() => own.close())
+    const [{ url }] = engines
+    for (const { name, dialect, request } of ROWS) {
+      const asked = { model: MODEL, max_tokens: 2, ...request }
+      const rendered = await json(`${url}${DIALECTS[dialect].path}/render`, asked)
+      const [{ token_ids: ids }] = Array.isArray(rendered) ? rendered : [rendered]
+      const found = await own.tokenize(dialect, request)
+      expect([name, found.ok ? [...found.ids] : found.because]).toEqual([name, ids])
+    }
+    for (const prompt of randomTexts(300, createRandom(11))) {
+      if (prompt === '') continue
+      const { tokens } = await json(`${url}/tokenize`, { model: MODEL, prompt })
+      const found = await own.tokenize('completions', { prompt })
+      expect([prompt, found.ok && [...found.ids]]).toEqual([prompt, tokens])
+    }
+  }, 120_000)
 
   it('with the tokens that the engine finds, by two routers that watch the same pods, whoever asked', async () => {
     const [one, two] = [await rigOf(), await rigOf()]

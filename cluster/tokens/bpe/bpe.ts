@@ -4,6 +4,7 @@ import { createAddedTokens, type Piece } from './added-tokens.ts'
 import { createMerges, type Merges } from './merges.ts'
 import { createPreTokenizer, type PreTokenizer } from './pre-tokenizer.ts'
 import { isObject, NotExact, type Settings } from './settings.ts'
+import { splitAlike } from './unicode.ts'
 import { WordCache } from './word-cache.ts'
 
 export type { Piece } from './added-tokens.ts'
@@ -100,7 +101,7 @@ class Encoder {
   encode(text: string): void {
     if (text === '') return
     const words = this.#words
-    for (const word of this.#split(text)) {
+    for (const word of splitAlike(text, this.#split)) {
       const known = words.get(word)
       if (known === undefined) this.#merge(word)
       else if (known >= 0) {

@@ -38,7 +38,6 @@ function stepOf(settings: unknown): PreTokenizer {
   const regex = isObject(pattern) ? pattern.Regex : undefined
   if (typeof regex !== 'string') throw new NotExact('the pre-tokenizer splits at no pattern')
   if (behavior === 'Isolated' && invert !== true) return isolating(regex)
-  if (behavior === 'Removed' && invert === true) return matching(regex)
   throw new NotExact(`the pre-tokenizer splits as ${String(behavior)}`)
 }
 
@@ -67,9 +66,4 @@ function withGaps(text: string, pattern: RegExp): readonly string[] {
 
 function gap(text: string, start: number, end: number): string[] {
   return start < end ? [text.slice(start, end)] : []
-}
-
-function matching(regex: string): PreTokenizer {
-  const pattern = translateRegex(regex)
-  return (text) => (text.match(pattern) ?? []).filter((match) => match !== '')
 }

@@ -34,6 +34,12 @@ export async function startRig(over: RouterOverrides, text = ''): Promise<Rig> {
     () => json(`${admin}/endpoints`),
     (seen) => seen.every((each: Any) => each.cache.length > 0 && each.cache.every(isLive)),
   )
+  if (over.tokenizers?.length) {
+    await eventually(
+      () => json(`${admin}/tokenizers`),
+      (states) => states[MODEL]?.state === 'exact',
+    )
+  }
   return rig
 }
 
