@@ -68,10 +68,16 @@ export async function gatherPrompt(
   const found = await Promise.all(queries)
   const best = bestByEndpoint(found.flatMap(({ matches }) => matches))
   const known = new Map([...best].map(([id, prefix]) => [id, believed(prefix, deps.confidence(id))]))
-  const chain = chainOfTokens({ ...names, tokenIds })
+  // Where nearly all of it is known to lie somewhere, nothing is left to guess.
+  const most = Math.max(0, ...[...known.values()].map(({ matchedTokens }) => matchedTokens))
+  const isKnown = tokenIds.length - most < GUESSED_TOKENS_MIN && serving.every(({ endpoint }) => known.has(endpoint.id))
+  const chain = isKnown ? undefined : chainOfTokens({ ...names, tokenIds })
   const prefixes = guessed(chain, known)
   return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes, lookedUpBy: found[0]?.by, chain }
 }
+
+/** Fewer are computed sooner than anybody could have followed. */
+const GUESSED_TOKENS_MIN = 2_048
 
 /** Without anybody's events the ids of a prompt would be asked for in vain. */
 const UNASKED = { ok: false, because: 'no endpoint publishes KV events' } as const

@@ -20,6 +20,9 @@ const TEXT_BYTES = 400
 const TEXTS_BYTES = 32 * 1024 * 1024
 /** A piece that is longer is known by its digest. */
 const KEY_CHARS_MAX = 512
+/** Of long strings that stand for themselves; a prompt with more of them is the engine's to read. */
+const READ_BYTES_MAX = 4 * 1024 * 1024
+const PAUSED_BYTES_MIN = 256 * 1024
 /** One prompt in so many that was rendered with stand-ins is rendered and tokenised whole too, to see whether it differs. */
 const CHECKED_ONE_IN = 64
 
@@ -100,18 +103,27 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
 
   /** @param known of each long string; without it none is stood in for. Undefined when a stand-in did not come through. */
   async function tokenizeWith(reading: PromptReading, known: readonly KnownText[]): Promise<Tokens | undefined> {
+    const { longStrings } = reading
+    const readBytes = longStrings.reduce(
+      (sum, raw, at) => (known[at]?.serial === undefined ? sum + raw.length : sum),
+      0,
+    )
+    if (readBytes > READ_BYTES_MAX) return { ok: false, because: 'the prompt is too long to be read here' }
+    // Each step of a large one takes milliseconds: others have their turn in between.
+    const pause = readBytes < PAUSED_BYTES_MIN ? undefined : () => new Promise<void>((resolve) => setImmediate(resolve))
+    await pause?.()
     const words = reading.read(known.map(standInFor))
     if (!words.ok) return words
+    await pause?.()
     const rendered = render(words, templates)
     if (!rendered.ok) return rendered
     const stringOf = new Map<number, Buffer>()
     known.forEach(({ serial }, index) => {
-      if (serial !== undefined) stringOf.set(serial, reading.longStrings[index] as Buffer)
+      if (serial !== undefined) stringOf.set(serial, longStrings[index] as Buffer)
     })
-    if (cutAtStandIns(rendered.text, new Set(stringOf.keys())) === undefined) {
-      // Without any, what looks like one is a caller's own text.
-      if (known.length > 0) return undefined
-    }
+    // Without any, what looks like one is a caller's own text.
+    if (known.length > 0 && cutAtStandIns(rendered.text, new Set(stringOf.keys())) === undefined) return undefined
+    await pause?.()
     const partsOf = (piece: string): PieceParts => {
       const cut = known.length === 0 ? undefined : cutAtStandIns(piece, new Set(stringOf.keys()))
       return cut?.map((part) => (typeof part === 'string' ? part : (stringOf.get(part) as Buffer))) ?? [piece]

@@ -66,8 +66,9 @@ function watch(command: string, args: readonly string[], env: Readonly<Record<st
 /** Runs a command to its end. */
 export async function run(
   args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
 ): Promise<{ readonly code: number | null; readonly out: string; readonly err: string }> {
-  const program = start(args)
+  const program = start(args, env)
   const code = await program.ended
   return { code, out: program.said(), err: program.complained() }
 }

@@ -81,7 +81,12 @@ describe('what a decision knows of a prompt', () => {
       fill: ({ ofBytes }, known) =>
         new Map([...known, [A, { ...guess, ranks: [guess], approximate: ofBytes as true }]]),
     }
-    expect((await gather({ guesses })).facts.prefixes.get(A)).toMatchObject({ matchedTokens: 64, approximate: false })
+    // Of the second one nothing is known.
+    const views = [view('a:1'), view('b:1')]
+    expect((await gather({ guesses, views })).facts.prefixes.get(A)).toMatchObject({
+      matchedTokens: 64,
+      approximate: false,
+    })
     const unknown = await gather({ guesses, tokenize: async () => ({ ok: false, because: 'no answer' }) })
     expect(unknown.facts.prefixes.get(A)).toMatchObject({ matchedTokens: 64, approximate: true })
   })

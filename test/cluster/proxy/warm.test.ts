@@ -121,7 +121,44 @@ describe('the second turn', () => {
   })
 })
 
+describe('ten at once with one new long prompt', () => {
+  it('nine follow the first to its pod, and find there what it computed', async () => {
+    // Its prefill takes a second and more.
+    const pods = await startPods(4, { speed: 1 })
+    const rig = await startRig(pods)
+    await live(rig, 4)
+    const long = 'One long document that everybody asks about. '.repeat(2_000)
+    const asked = Array.from({ length: 10 }, (_, at) => ask(rig, turn(`${long} Question ${at}?`)))
+    const answers = await Promise.all(asked)
+    const busiest = Math.max(...pods.map(({ url }) => answers.filter(({ pod }) => pod === new URL(url).host).length))
+    expect(busiest).toBe(10)
+    const words = await Promise.all(
+      answers.map(async ({ decision }) => {
+        const headers = { accept: 'text/plain' }
+        return (await fetch(`${rig.adminUrl}/decisions/${decision.id}`, { headers })).text()
+      }),
+    )
+    expect(words.filter((each) => each.includes('being computed for another prompt')).length).toBe(9)
+    // What is guessed is not predicted: the closed loop does not count it.
+    expect(answers.filter(({ decision }) => decision.predictedCachedTokens !== undefined).length).toBe(1)
+  })
+})
+
 describe('without events nothing fails', () => {
+  it('pods that publish none are guessed to hold what was sent there, and why marks it as a guess', async () => {
+    const pods = await startPods(3, { kvEventsPort: 'off' })
+    const rig = await startRig(pods)
+    const first = await ask(rig, turn('guessed'))
+    for (let question = 0; question < 4; question++) {
+      const next = await ask(rig, turn('guessed', first.said, `And question ${question}?`))
+      expect(next.pod).toBe(first.pod)
+      expect(next.cached).toBeGreaterThan(0)
+      const headers = { accept: 'text/plain' }
+      const words = await (await fetch(`${rig.adminUrl}/decisions/${next.decision.id}`, { headers })).text()
+      expect(words).toMatch(/about \d+ cached, guessed from what was sent there/)
+    }
+  })
+
   it('pods that publish none are placed by load, and why says that their caches are not known', async () => {
     const rig = await startRig(await startPods(2, { kvEventsPort: 'off' }))
     const { decision } = await ask(rig, turn('no events'))
