@@ -37,9 +37,15 @@ export type EndpointPrefix = PrefixMatch & {
   readonly ranks: readonly PrefixMatch[]
 }
 
+/** What a token in slower memory is worth beside one in the GPU: it need not be computed, and has to be fetched. */
+const SLOW_TIER_WEIGHT = 0.8
+
 /** Tokens that need not be computed there, as far as it is counted on: the measure of a decision, not a prediction. */
-export function countedTokens({ matchedTokens, confidence = 1, comingTokens = 0 }: EndpointPrefix): number {
-  return Math.max(matchedTokens * confidence, comingTokens)
+export function countedTokens(prefix: EndpointPrefix): number {
+  const { matchedTokens, gpuTokens, approximate, confidence = 1, comingTokens = 0 } = prefix
+  // Of a guess nobody knows where it lies.
+  const slowTokens = approximate ? 0 : matchedTokens - gpuTokens
+  return Math.max((matchedTokens - slowTokens * (1 - SLOW_TIER_WEIGHT)) * confidence, comingTokens)
 }
 
 /** The best rank of each endpoint: the longest prefix, then the one that lies nearest. */

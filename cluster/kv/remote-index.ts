@@ -23,6 +23,8 @@ const Score = v.object({
 })
 const Answer = v.object({ scores: v.array(Score) })
 
+const NoModel = v.object({ error: v.object({ param: v.literal('model') }) })
+
 type Asked = {
   readonly model: string
   readonly lora?: string | undefined
@@ -71,8 +73,10 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
       signal: AbortSignal.timeout(timeoutMs),
     })
     const body = await readBounded((answer.body ?? []) as AsyncIterable<Buffer>, ANSWER_BYTES_MAX)
-    if (!answer.ok) throw new Error(`its /score answers ${answer.status}`)
     if (!body) throw new Error(`its /score has more than ${ANSWER_BYTES_MAX} bytes`)
+    // Of a model that none of its pods serves yet it has no scores.
+    if (answer.status === 404 && v.is(NoModel, parsed(body))) return []
+    if (!answer.ok) throw new Error(`its /score answers ${answer.status}`)
     // The last token is always computed.
     const most = Math.max(0, query.token_ids.length - 1)
     return v
@@ -135,6 +139,14 @@ export function followRemoteIndex({ origin, local, fetch, onEvent }: RemoteIndex
       closed = true
       clearTimeout(timer)
     },
+  }
+}
+
+function parsed(body: Buffer): unknown {
+  try {
+    return JSON.parse(body.toString())
+  } catch {
+    return undefined
   }
 }
 

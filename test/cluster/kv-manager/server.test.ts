@@ -6,9 +6,11 @@ import type { AddressInfo } from 'node:net'
 import pino, { type Logger } from 'pino'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { Publisher } from 'zeromq'
+import { loadRouterConfig } from '../../../cluster/config.ts'
 import type { Endpoint, EndpointId } from '../../../cluster/endpoints/endpoint.ts'
 import { endpointIdOf } from '../../../cluster/endpoints/endpoint.ts'
 import { type KvManagerOptions, startKvManager } from '../../../cluster/kv-manager/server.ts'
+import { startRouter } from '../../../cluster/router.ts'
 import { type Simulator, type SimulatorOptions, startSimulator } from '../../../cluster/simulator/server.ts'
 import { freePort } from '../../e2e/program.ts'
 import { eventually } from '../../eventually.ts'
@@ -149,6 +151,33 @@ describe('a score', () => {
       error: { message: 'Say which model: m, n.', param: 'model' },
     })
     expect((await scores(url, { model: 'n', prompt: 'a' })).scores).toHaveLength(1)
+  })
+})
+
+describe('a router that asks it', () => {
+  it('predicts with its word what the pod reports, and says in why who told', async () => {
+    const pods = [await startPod(), await startPod()]
+    const kvManager = await start(pods)
+    const over = { endpoints: pods.map(({ url }) => url), port: 0, adminPort: 0, kvManager, cacheEnabled: 'false' }
+    const router = await startRouter(loadRouterConfig(undefined, over), SILENT)
+    onTestFinished(() => router.close({ drainNoticeMs: 0, drainMs: 0 }))
+    await router.firstRound
+    const chat = async () => {
+      const answer = await post(`http://127.0.0.1:${router.port}/v1/chat/completions`, {
+        model: 'm',
+        messages,
+        max_tokens: 2,
+      })
+      const { usage } = (await answer.json()) as Any
+      const id = answer.headers.get('x-warmpath-decision')
+      const decision = (await (await fetch(`http://127.0.0.1:${router.adminPort}/decisions/${id}`)).json()) as Any
+      return { decision, cached: usage.prompt_tokens_details.cached_tokens }
+    }
+    await chat()
+    await scored(kvManager, { messages }, (matched) => matched > 0)
+    const { decision, cached } = await eventually(chat, (seen) => seen.decision.lookedUpBy === kvManager)
+    expect(cached).toBeGreaterThan(0)
+    expect(decision.predictedCachedTokens).toBe(cached)
   })
 })
 
