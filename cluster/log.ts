@@ -20,6 +20,11 @@ const TOLD = {
   'kv-none': ['info', 'no KV events: what this endpoint has cached is not known'],
   'kv-inaccurate': ['warn', 'cached tokens are predicted wrongly again and again; `warmpath doctor kv` finds out why'],
   'kv-accurate': ['info', 'cached tokens are predicted rightly again'],
+  'kv-shedding': [
+    'warn',
+    'the KV index is full: blocks of this endpoint are not taken in, and it counts as incomplete',
+  ],
+  'kv-room-again': ['info', 'the KV index takes this endpoint’s blocks again'],
   'kv-bound-source': ['info', 'a pod dials with its KV events'],
   'kv-bound-silent': ['warn', 'a pod that dials has gone silent; its blocks are forgotten'],
   'kv-bound-fault': ['warn', 'KV events that were dropped'],

@@ -4,7 +4,7 @@ import type { Endpoint, EndpointId } from '../endpoints/endpoint.ts'
 import { type BoundEvent, type BoundPublishers, bindPublishers } from './bound-publishers.ts'
 import { type CacheListener, createEventFeed, type EventFeed } from './event-feed.ts'
 import { ENTRY_WORDS } from './hold-table.ts'
-import { createKvIndex, type KvIndex } from './kv-index.ts'
+import { createKvIndex, type KvIndex, type SheddingChange } from './kv-index.ts'
 import { beginSnapshot, decodeSnapshot, encodeSource, endSnapshot, type SourceSnapshot } from './snapshot.ts'
 import { createKvWatch, type KvWatch, type KvWatchDeps, type KvWatchEvent } from './watch.ts'
 
@@ -15,6 +15,8 @@ const SNAPSHOT_TIMEOUT_MS = 60_000
 export type CachesEvent =
   | KvWatchEvent
   | BoundEvent
+  /** The index takes no more blocks of a source, or takes them again. */
+  | ({ readonly type: 'kv-shedding' | 'kv-room-again' } & Omit<SheddingChange, 'shedding'>)
   | { readonly type: 'kv-snapshot-loaded'; readonly from: string; readonly sources: number; readonly blocks: number }
   | { readonly type: 'kv-snapshot-lost'; readonly from: string; readonly cause: string; readonly sources: number }
 
@@ -49,7 +51,9 @@ export type Caches = {
 /** Rejects with a UserError when the address cannot be bound. A snapshot that cannot be had is told, and missed. */
 export async function startCaches(options: CachesOptions): Promise<Caches> {
   const { bind, snapshotFrom, nowMs, onEvent } = options
-  const index = createKvIndex()
+  const index = createKvIndex({}, ({ shedding, ...change }) =>
+    onEvent({ type: shedding ? 'kv-shedding' : 'kv-room-again', ...change }),
+  )
   const feed = createEventFeed(() => options.epochMs() / 1_000, options.listener)
   const restored = snapshotFrom === undefined ? [] : await loadSnapshot(snapshotFrom, onEvent)
   const dialled = new Map(restored.filter(({ dials }) => !dials).map((source) => [keyOf(source), source]))

@@ -1,7 +1,9 @@
 // The payload of a KV event message as a batch of events. vLLM has changed the layout often: events as arrays by position
 // until 0.23, as maps since, fields added at any time. Every form that is known is read, and what is new is passed over.
-import type { BlocksRemoved, BlocksStored, ExtraKeys, KvBatch, KvEvent } from './kv-event.ts'
-import { MsgpackFault, MsgpackReader, Words } from './msgpack.ts'
+import { HashList } from './hash-list.ts'
+import type { BlocksStored, ExtraKeys, KvBatch, KvEvent } from './kv-event.ts'
+import { MsgpackFault, MsgpackReader } from './msgpack.ts'
+import { Words } from './words.ts'
 
 export type DecodedEvents =
   | { readonly ok: true; readonly batch: KvBatch }
@@ -20,17 +22,28 @@ const STORED_FIELDS = [
   'kv_cache_spec_kind',
   'kv_cache_spec_sliding_window',
 ]
+const BATCH_FIELDS = ['ts', 'events', 'data_parallel_rank']
 const REMOVED_FIELDS = ['block_hashes', 'medium', 'group_idx']
 const SPEC_KINDS = ['full_attention', 'mla_attention', 'sliding_window', 'sink_full_attention', 'mamba']
 const WORDS = new Words([
   ...STORED_FIELDS,
   ...SPEC_KINDS,
-  ...['ts', 'events', 'data_parallel_rank'],
+  ...BATCH_FIELDS,
   ...['type', 'BlockStored', 'BlockRemoved', 'AllBlocksCleared', 'GPU', 'CPU', 'STORAGE'],
 ])
 
 const NO_WORDS = new Uint32Array(0)
+const NO_NAMES: readonly string[] = []
 const CLEARED: KvEvent = { type: 'cleared' }
+/**
+ * A batch with more of either is refused whole: applying it would hold the event loop. An engine's step makes thousands at
+ * the most; two million tokens at vLLM's usual block size fit in.
+ */
+const EVENTS_MAX = 128 * 1024
+const BLOCKS_MAX = 128 * 1024
+/** In one batch. An image costs some ninety in each block that it is in. */
+const EXTRA_KEYS_BYTES_MAX = 1024 * 1024
+const NAME_CHARS_MAX = 1024
 /** Extra keys wrapped in more `legacy` maps than this are refused: each layer reads its value again. */
 const LEGACY_DEPTH_MAX = 4
 
@@ -61,69 +74,78 @@ function readBatch(reader: MsgpackReader): KvBatch {
     else if (field === 'events' && unknownEvents === undefined) unknownEvents = readEvents(reader, events)
     else reader.skip()
   }
-  if (reader.kind() === 'map') for (let left = reader.map(); left > 0; left--) read(readKey(reader))
-  else readPositions(reader.array(), ['ts', 'events', 'data_parallel_rank'], read)
+  if (reader.kind() === 'map') for (let left = reader.map(); left > 0; left--) read(reader.textOrSkip())
+  else for (let at = 0, length = reader.array(); at < length; at++) read(BATCH_FIELDS[at])
   if (atSeconds === undefined || unknownEvents === undefined)
     throw new MsgpackFault('no time or no events in the batch')
   return { atSeconds, rank, events, unknownEvents }
 }
 
+/** What the rest of a batch may hold. */
+type Room = { blocks: number; extraKeyBytes: number }
+
 /** Gives how many events were of a kind that is not known. */
 function readEvents(reader: MsgpackReader, events: KvEvent[]): number {
+  const room: Room = { blocks: BLOCKS_MAX, extraKeyBytes: EXTRA_KEYS_BYTES_MAX }
+  const removals = new Removals(events, room)
+  const count = reader.array()
+  if (count > EVENTS_MAX) throw new MsgpackFault(`${count} events in a batch`)
   let unknown = 0
-  for (let left = reader.array(); left > 0; left--) {
-    const event = reader.kind() === 'map' ? readMapEvent(reader) : readArrayEvent(reader)
-    if (event === undefined) unknown++
-    else events.push(event)
+  for (let left = count; left > 0; left--) {
+    const { type, fields, names } = reader.kind() === 'map' ? beginMapEvent(reader) : beginArrayEvent(reader)
+    if (type === 'BlockRemoved') {
+      removals.read(reader, fields, names)
+      continue
+    }
+    removals.end()
+    if (type === 'BlockStored') events.push(readStored(reader, fields, names, room))
+    else {
+      for (let values = names === undefined ? 2 * fields : fields; values > 0; values--) reader.skip()
+      if (type === 'AllBlocksCleared') events.push(CLEARED)
+      else unknown++
+    }
   }
+  removals.end()
   return unknown
 }
 
-function readMapEvent(reader: MsgpackReader): KvEvent | undefined {
+/** An event whose type is known, and whose `fields` follow: under the names of their positions, or with keys. */
+type Begun = {
+  readonly type: string | undefined
+  readonly fields: number
+  readonly names: readonly string[] | undefined
+}
+
+function beginMapEvent(reader: MsgpackReader): Begun {
   const fields = reader.map()
   const start = reader.at
   // vLLM writes the type first; any order is allowed, and only the type tells what the other fields mean.
-  let before = 0
-  let type: string | undefined
-  for (; before < fields; before++) {
-    if (readKey(reader) !== 'type') reader.skip()
-    else {
-      type = readOptionalText(reader)
-      break
+  for (let before = 0; before < fields; before++) {
+    if (reader.textOrSkip() !== 'type') {
+      reader.skip()
+      continue
     }
-  }
-  let left = fields - before - 1
-  if (before > 0) {
+    const type = reader.textOrSkip()
+    if (before === 0) return { type, fields: fields - 1, names: undefined }
     reader.seek(start)
-    left = fields
+    return { type, fields, names: undefined }
   }
-  return readEvent(reader, type, (read) => {
-    for (; left > 0; left--) read(readKey(reader))
-  })
+  return { type: undefined, fields: 0, names: undefined }
 }
 
-function readArrayEvent(reader: MsgpackReader): KvEvent | undefined {
+function beginArrayEvent(reader: MsgpackReader): Begun {
   const length = reader.array()
-  if (length === 0) return undefined
-  const type = readOptionalText(reader)
-  const names = type === 'BlockStored' ? STORED_FIELDS : REMOVED_FIELDS
-  return readEvent(reader, type, (read) => readPositions(length - 1, names, read))
+  if (length === 0) return { type: undefined, fields: 0, names: NO_NAMES }
+  const type = reader.textOrSkip()
+  return { type, fields: length - 1, names: type === 'BlockStored' ? STORED_FIELDS : REMOVED_FIELDS }
 }
 
-type ReadField = (name: string | undefined) => void
-
-function readEvent(
+function readStored(
   reader: MsgpackReader,
-  type: string | undefined,
-  eachField: (read: ReadField) => void,
-): KvEvent | undefined {
-  if (type === 'BlockStored') return readStored(reader, eachField)
-  if (type === 'BlockRemoved') return readRemoved(reader, eachField)
-  eachField(() => reader.skip())
-  return type === 'AllBlocksCleared' ? CLEARED : undefined
-}
-
-function readStored(reader: MsgpackReader, eachField: (read: ReadField) => void): BlocksStored {
+  fields: number,
+  names: readonly string[] | undefined,
+  room: Room,
+): BlocksStored {
   let hashes: Uint32Array | undefined
   let parent: BlocksStored['parent']
   let tokenIds: Uint32Array = NO_WORDS
@@ -133,10 +155,12 @@ function readStored(reader: MsgpackReader, eachField: (read: ReadField) => void)
   let extraKeysAt: number | undefined
   let group = 0
   let specKind: string | undefined
-  eachField((name) => {
+  for (let index = 0; index < fields; index++) {
+    const name = names === undefined ? reader.textOrSkip() : names[index]
     switch (name) {
       case 'block_hashes':
-        hashes = reader.hashes()
+        hashes = reader.hashes(room.blocks)
+        room.blocks -= hashes.length / 2
         break
       case 'parent_block_hash':
         parent = readParent(reader)
@@ -149,25 +173,27 @@ function readStored(reader: MsgpackReader, eachField: (read: ReadField) => void)
         blockSizeTokens = reader.nil() ? 0 : readCount(reader, name)
         break
       case 'medium':
-        medium = readOptionalText(reader)
+        medium = readName(reader)
         break
       case 'lora_name':
-        loraName = readOptionalText(reader)
+        loraName = readName(reader)
         break
       case 'extra_keys':
         extraKeysAt = reader.at
         reader.skip()
+        room.extraKeyBytes -= reader.at - extraKeysAt
+        if (room.extraKeyBytes < 0) throw new MsgpackFault(`more than ${EXTRA_KEYS_BYTES_MAX} bytes of extra keys`)
         break
       case 'group_idx':
         group = reader.nil() ? 0 : readCount(reader, name)
         break
       case 'kv_cache_spec_kind':
-        specKind = readOptionalText(reader)
+        specKind = readName(reader)
         break
       default:
         reader.skip()
     }
-  })
+  }
   if (hashes === undefined) throw new MsgpackFault('BlockStored without block_hashes')
   let extraKeys: BlocksStored['extraKeys']
   if (extraKeysAt !== undefined) {
@@ -191,18 +217,53 @@ function readStored(reader: MsgpackReader, eachField: (read: ReadField) => void)
   }
 }
 
-function readRemoved(reader: MsgpackReader, eachField: (read: ReadField) => void): BlocksRemoved {
-  let hashes: Uint32Array | undefined
-  let medium: string | undefined
-  let group = 0
-  eachField((name) => {
-    if (name === 'block_hashes') hashes = reader.hashes()
-    else if (name === 'medium') medium = readOptionalText(reader)
-    else if (name === 'group_idx') group = reader.nil() ? 0 : readCount(reader, name)
-    else reader.skip()
-  })
-  if (hashes === undefined) throw new MsgpackFault('BlockRemoved without block_hashes')
-  return { type: 'removed', hashes, medium, group }
+/** vLLM sends an event for each block that goes, many in a row: those of one medium and group become one event. */
+class Removals {
+  readonly #events: KvEvent[]
+  readonly #room: Room
+  #hashes: HashList | undefined
+  #medium: string | undefined
+  #group = 0
+  #any = false
+
+  constructor(events: KvEvent[], room: Room) {
+    this.#events = events
+    this.#room = room
+  }
+
+  read(reader: MsgpackReader, fields: number, names: readonly string[] | undefined): void {
+    this.#hashes ??= new HashList()
+    const before = this.#hashes.length
+    let medium: string | undefined
+    let group = 0
+    let hasHashes = false
+    for (let index = 0; index < fields; index++) {
+      const name = names === undefined ? reader.textOrSkip() : names[index]
+      if (name === 'block_hashes') {
+        if (hasHashes) throw new MsgpackFault('block_hashes twice')
+        hasHashes = true
+        reader.hashesOnto(this.#hashes, this.#room.blocks)
+        this.#room.blocks -= (this.#hashes.length - before) / 2
+      } else if (name === 'medium') medium = readName(reader)
+      else if (name === 'group_idx') group = reader.nil() ? 0 : readCount(reader, name)
+      else reader.skip()
+    }
+    if (!hasHashes) throw new MsgpackFault('BlockRemoved without block_hashes')
+    if (this.#any && (medium !== this.#medium || group !== this.#group)) this.#end(this.#hashes, before)
+    this.#any = true
+    this.#medium = medium
+    this.#group = group
+  }
+
+  /** What follows is no removal. */
+  end(): void {
+    if (this.#any && this.#hashes) this.#end(this.#hashes, this.#hashes.length)
+    this.#any = false
+  }
+
+  #end(hashes: HashList, length: number): void {
+    this.#events.push({ type: 'removed', hashes: hashes.take(length), medium: this.#medium, group: this.#group })
+  }
 }
 
 /** llm-d's simulator writes 0 for the parent of a root. */
@@ -281,9 +342,9 @@ function readTaggedKey(reader: MsgpackReader) {
   let saltAt: number | undefined
   let valueAt: number | undefined
   for (let left = reader.map(); left > 0; left--) {
-    const key = readKey(reader)
+    const key = reader.textOrSkip()
     if (key === 'type') {
-      type = readOptionalText(reader)
+      type = reader.textOrSkip()
       continue
     }
     if (key === 'salt') saltAt = reader.at
@@ -293,20 +354,12 @@ function readTaggedKey(reader: MsgpackReader) {
   return { type, saltAt, valueAt }
 }
 
-/** Reads an array's values under the names of their positions; those beyond the names have none. */
-function readPositions(length: number, names: readonly string[], read: ReadField): void {
-  for (let index = 0; index < length; index++) read(names[index])
-}
-
-/** Undefined for a key that is no text: such an entry is unknown, and skipped. */
-function readKey(reader: MsgpackReader): string | undefined {
-  if (reader.kind() === 'text') return reader.text()
-  reader.skip()
-  return undefined
-}
-
 /** Undefined, and passed over, when it is no text. */
-const readOptionalText = readKey
+function readName(reader: MsgpackReader): string | undefined {
+  const name = reader.textOrSkip()
+  if (name !== undefined && name.length > NAME_CHARS_MAX) throw new MsgpackFault(`a name of ${name.length} characters`)
+  return name
+}
 
 function readCount(reader: MsgpackReader, name: string): number {
   const value = reader.number()

@@ -1,6 +1,6 @@
 // What one source holds, by the hash that its engine gave a block: our own hash of it, and how often it was stored.
 // Open addressing in flat arrays, cut into segments so that no growth stops the process for long.
-import { homeScale, LINE_WORDS, PROBES_MAX, roomier, shouldGrow, shouldShrink, smaller } from './open-addressing.ts'
+import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, roomier, smaller } from './open-addressing.ts'
 
 const SLOT_WORDS = 5
 const OWN_HI = 2
@@ -9,7 +9,7 @@ const OWN_LO = 3
 const META = 4
 
 const KIND_SHIFT = 2
-export const KINDS_MAX = 256
+const KINDS_MAX = 256
 export const SIZES_MAX = 4
 const KIND_MASK = (KINDS_MAX - 1) << KIND_SHIFT
 const ONCE = KINDS_MAX * SIZES_MAX
@@ -34,6 +34,10 @@ export function metaOf(word: number): { readonly times: number; readonly kind: n
 /** The table has no slot for it. */
 export const NO_SLOT = -1
 
+/** What `remove` found, besides sizes. */
+export const NOT_HELD = -1
+export const STILL_HELD = -2
+
 /**
  * Keys are an engine's hash and a kind (KV-cache group and medium): the same hash stands once for each kind.
  * A slot is named by a number, its segment in the lowest bits, which the next change makes invalid.
@@ -42,6 +46,9 @@ export class HoldTable {
   /** Each with LINE_WORDS unused words at its end, so that one may be read that far behind any slot. */
   readonly #segments: Uint32Array[] = []
   readonly #counts = new Uint32Array(SEGMENTS)
+  /** Of keys: beyond these a segment gets another size. */
+  readonly #countsMax = new Uint32Array(SEGMENTS)
+  readonly #countsMin = new Uint32Array(SEGMENTS)
   readonly #scales = new Float64Array(SEGMENTS)
   #count = 0
   #words = 0
@@ -148,21 +155,33 @@ export class HoldTable {
     if (meta >>> ONCE_SHIFT < TIMES_MAX) this.#setMeta(slot, meta + ONCE)
   }
 
-  /** Takes one store back; true when it was the last. The slot is still filled then: `delete` it. */
-  removedOnce(slot: number): boolean {
-    const meta = this.#word(slot, META)
-    if (meta >>> ONCE_SHIFT === 1) return true
-    this.#setMeta(slot, meta - ONCE)
-    return false
-  }
-
-  delete(slot: number): void {
+  /**
+   * Takes one store back. When it was the last, the key goes, and our hash is written to `into[at]` and the word behind.
+   * Gives the block's size then; else whether it is held still (STILL_HELD) or never was (NOT_HELD).
+   */
+  remove(hi: number, lo: number, kind: number, into: Uint32Array, at: number): number {
+    const slot = this.find(hi, lo, kind)
+    if (slot === NO_SLOT) return NOT_HELD
     const segment = slot & SEGMENT_MASK
     const slots = this.#segments[segment] as Uint32Array
+    const from = slot >>> SEGMENT_BITS
+    const meta = slots[from + META] as number
+    if (meta === 0) return NOT_HELD
+    if (meta >>> ONCE_SHIFT > 1) {
+      slots[from + META] = meta - ONCE
+      return STILL_HELD
+    }
+    into[at] = slots[from + OWN_HI] as number
+    into[at + 1] = slots[from + OWN_LO] as number
+    this.#empty(segment, slots, from)
+    return meta & (SIZES_MAX - 1)
+  }
+
+  #empty(segment: number, slots: Uint32Array, slot: number): void {
     const scale = this.#scales[segment] as number
     const end = slots.length - LINE_WORDS
-    let hole = slot >>> SEGMENT_BITS
-    let at = hole
+    let hole = slot
+    let at = slot
     for (;;) {
       at += SLOT_WORDS
       if (at === end) at = 0
@@ -220,9 +239,8 @@ export class HoldTable {
     this.#count += change
     const count = (this.#counts[segment] as number) + change
     this.#counts[segment] = count
-    const slotCount = (slots.length - LINE_WORDS) / SLOT_WORDS
-    if (shouldGrow(count, slotCount, FULL_MAX)) this.#resize(segment, roomier(slotCount))
-    else if (shouldShrink(count, slotCount)) this.#resize(segment, smaller(slotCount))
+    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, roomier(slotsOf(slots)))
+    else if (count < (this.#countsMin[segment] as number)) this.#resize(segment, smaller(slotsOf(slots)))
   }
 
   #install(segment: number, slotCount: number): Uint32Array {
@@ -230,6 +248,8 @@ export class HoldTable {
     this.#words += slots.length - (this.#segments[segment]?.length ?? 0)
     this.#segments[segment] = slots
     this.#scales[segment] = homeScale(slotCount)
+    this.#countsMax[segment] = keysMax(slotCount, FULL_MAX)
+    this.#countsMin[segment] = keysMin(slotCount)
     return slots
   }
 
@@ -253,4 +273,8 @@ export class HoldTable {
 /** Engines' hashes need not be mixed well: some count up. The highest bits are the best. */
 function mix(hi: number, lo: number): number {
   return Math.imul(lo ^ Math.imul(hi, 0x9e3779b1), 0x85ebca77) >>> 0
+}
+
+function slotsOf(slots: Uint32Array): number {
+  return (slots.length - LINE_WORDS) / SLOT_WORDS
 }

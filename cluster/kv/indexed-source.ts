@@ -1,9 +1,10 @@
 // One publisher's stream of events, applied: what this rank of this endpoint holds, by its engine's hashes and by ours.
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import { extendChain, mixExtraKeys, seedOf } from './block-hash.ts'
-import { ENTRY_WORDS, HoldTable, KINDS_MAX, metaOf, NO_SLOT, SIZES_MAX } from './hold-table.ts'
-import { GPU_TIER, SLOW_TIER, type Tier } from './holder-sets.ts'
-import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from './kv-event.ts'
+import { ENTRY_WORDS, HoldTable, metaOf, NO_SLOT, NOT_HELD, SIZES_MAX } from './hold-table.ts'
+import type { Tier } from './holder-sets.ts'
+import { GPU, Kinds } from './kinds.ts'
+import type { BlocksRemoved, BlocksStored, KvBatch } from './kv-event.ts'
 import { type Orphan, type OrphanLimits, Orphans } from './orphans.ts'
 import { BLOCKS_AT_ONCE, type PromptTable } from './prompt-table.ts'
 
@@ -29,7 +30,7 @@ export type SourceSurroundings = {
   readonly orphanLimits: OrphanLimits
   /** Whether a block more may be held, now that the source has `held`. It counts from then on. */
   readonly admit: (held: number) => boolean
-  readonly released: () => void
+  readonly released: (blocks: number) => void
   /** Takes over all that was held under an ordinal, and gives the ordinal to go on with. */
   readonly retire: (ordinal: number, holds: HoldTable) => number
   /** The same at the end. */
@@ -58,10 +59,10 @@ export type SourceContent = {
   readonly entries: Uint32Array
 }
 
+/** Where nobody looks. */
+const UNUSED = new Uint32Array(2)
 /** Copies of one block that are taken over: engines have a few. */
 const RESTORED_TIMES_MAX = 1_024
-const GPU = 'GPU'
-const MEDIUM_CHARS_MAX = 64
 
 /**
  * Invariant: the prompt table has `ordinal` among the holders of a block in a tier exactly when `#holds` has a key with
@@ -72,19 +73,20 @@ export class IndexedSource {
   readonly rank: number
   readonly sizes: SizeInUse[] = []
   ordinal: number
-  isComplete = false
+  /** Whether all events that count have been seen. */
+  seenAll = false
+  /** Blocks that it should hold and that were not taken in, since it was empty last. */
+  shedBlocks = 0
 
   readonly #around: SourceSurroundings
   readonly #model: string
   readonly #seed: { readonly hi: number; readonly lo: number }
   readonly #orphans: Orphans
   readonly #chain = new Uint32Array(2 * BLOCKS_AT_ONCE)
-  readonly #going = new Uint32Array(2 * BLOCKS_AT_ONCE)
   #holds = new HoldTable()
   /** Our hashes that several keys share, by hash and tier: two media of one tier, two groups. */
   #more: HoldTable | undefined
-  #kinds: { readonly group: number; readonly medium: string; readonly tier: Tier }[] = []
-  #groupOfKind: number[] = []
+  readonly #kinds = new Kinds()
   /** Orphans whose parent has come, with our hash of it. */
   #adopted: { readonly orphan: Orphan; readonly hi: number; readonly lo: number }[] = []
 
@@ -104,6 +106,11 @@ export class IndexedSource {
     })
   }
 
+  /** Whether what it holds here is what its engine holds. */
+  get isComplete(): boolean {
+    return this.seenAll && this.shedBlocks === 0
+  }
+
   get blocks(): number {
     return this.#holds.count
   }
@@ -118,13 +125,9 @@ export class IndexedSource {
 
   apply(batch: KvBatch): void {
     const { events } = batch
-    let touchedTo = 0
-    for (let at = 0; at < events.length; at++) {
-      const event = events[at] as KvEvent
-      if (event.type === 'removed') {
-        if (at >= touchedTo) touchedTo = this.#touchRemoved(events, at)
-        this.#removed(event)
-      } else if (event.type === 'stored') this.#stored(event)
+    for (const event of events) {
+      if (event.type === 'removed') this.#removed(event)
+      else if (event.type === 'stored') this.#stored(event)
       else this.clear()
     }
     this.#around.counters.ignored['unknown-event'] += batch.unknownEvents
@@ -132,9 +135,9 @@ export class IndexedSource {
 
   clear(): void {
     this.#orphans.clear()
-    this.#kinds = []
-    this.#groupOfKind = []
+    this.#kinds.clear()
     this.sizes.length = 0
+    this.shedBlocks = 0
     if (this.#holds.count === 0) return
     this.ordinal = this.#around.retire(this.ordinal, this.#holds)
     this.#holds = new HoldTable()
@@ -150,9 +153,9 @@ export class IndexedSource {
   /** Our hash of a block that it holds, and the media that it lies in; undefined when it holds none of this name. */
   find(hi: number, lo: number, group: number): HeldBlock | undefined {
     const holds = this.#holds
-    const slot = holds.findInGroup(hi, lo, this.#groupOfKind, group)
+    const slot = holds.findInGroup(hi, lo, this.#kinds.groups, group)
     if (slot === NO_SLOT) return undefined
-    const media = this.#kinds.flatMap((kind, index) => {
+    const media = this.#kinds.all.flatMap((kind, index) => {
       if (kind.group !== group) return []
       const at = holds.find(hi, lo, index)
       return at === NO_SLOT || holds.isEmpty(at) ? [] : [kind.medium]
@@ -163,7 +166,7 @@ export class IndexedSource {
   /** What it holds now, as a copy. */
   dump(): SourceContent {
     return {
-      kinds: this.#kinds.map(({ group, medium }) => ({ group, medium })),
+      kinds: this.#kinds.all.map(({ group, medium }) => ({ group, medium })),
       sizesTokens: this.sizes.map(({ tokens }) => tokens),
       entries: this.#holds.entries(),
     }
@@ -177,7 +180,7 @@ export class IndexedSource {
       const { group, medium } = kinds[kind] ?? {}
       const tokens = sizesTokens[size]
       if (group === undefined || tokens === undefined || times === 0) continue
-      const ownKind = this.#kindOf(group, medium)
+      const ownKind = this.#kinds.take(group, medium)
       const ownSize = this.#sizeOf(tokens)
       if (ownKind === undefined || ownSize === undefined) continue
       const [hi, lo, ownHi, ownLo] = entries.subarray(at, at + 4) as unknown as [number, number, number, number]
@@ -205,7 +208,7 @@ export class IndexedSource {
           : seedOf({ model: this.#model, lora: loraName, cacheSalt: salt })
       this.#storeAfter(event, seed.hi, seed.lo, undefined)
     } else {
-      const slot = this.#holds.findInGroup(parent.hi, parent.lo, this.#groupOfKind, event.group)
+      const slot = this.#holds.findInGroup(parent.hi, parent.lo, this.#kinds.groups, event.group)
       if (slot === NO_SLOT) this.#orphans.park(event, parent)
       else this.#storeAfter(event, this.#holds.ownHi(slot), this.#holds.ownLo(slot), undefined)
     }
@@ -216,14 +219,14 @@ export class IndexedSource {
 
   /** Old offload events name blocks that another medium already has. */
   #storedByHash({ hashes, medium, group }: BlocksStored): void {
-    const kind = this.#kindOf(group, medium)
+    const kind = this.#kinds.take(group, medium)
     if (kind === undefined) return this.#ignore('kind')
     const holds = this.#holds
     for (let at = 0; at + 1 < hashes.length; at += 2) {
       const hi = hashes[at] as number
       const lo = hashes[at + 1] as number
-      let slot = holds.findInGroup(hi, lo, this.#groupOfKind, group)
-      if (slot === NO_SLOT) slot = holds.findInGroup(hi, lo, this.#groupOfKind, undefined)
+      let slot = holds.findInGroup(hi, lo, this.#kinds.groups, group)
+      if (slot === NO_SLOT) slot = holds.findInGroup(hi, lo, this.#kinds.groups, undefined)
       if (slot === NO_SLOT) this.#ignore('unknown-block')
       else this.#hold(hi, lo, holds.ownHi(slot), holds.ownLo(slot), kind, holds.sizeAt(slot))
     }
@@ -231,7 +234,7 @@ export class IndexedSource {
 
   /** The event's blocks, after a block with our hash (`hi`, `lo`). */
   #storeAfter(event: BlocksStored, hi: number, lo: number, removed: Uint8Array | undefined): void {
-    const kind = this.#kindOf(event.group, event.medium)
+    const kind = this.#kinds.take(event.group, event.medium)
     if (kind === undefined) return this.#ignore('kind')
     const size = this.#sizeOf(event.blockSizeTokens)
     if (size === undefined) return this.#ignore('block-size')
@@ -294,17 +297,13 @@ export class IndexedSource {
     const holds = this.#holds
     const slot = holds.find(hi, lo, kind)
     if (slot !== NO_SLOT && !holds.isEmpty(slot)) return holds.storedAgain(slot)
-    const { prompts, admit, released, counters } = this.#around
-    if (slot === NO_SLOT || !admit(holds.count)) {
-      counters.shedBlocks++
-      return
-    }
-    const tier = (this.#kinds[kind] as { tier: Tier }).tier
+    const { prompts, admit, released } = this.#around
+    if (slot === NO_SLOT || !admit(holds.count)) return this.#shed()
+    const tier = this.#kinds.tierOf(kind)
     const added = prompts.add(ownHi, ownLo, this.ordinal, tier)
     if (added === 'no-room') {
-      released()
-      counters.shedBlocks++
-      return
+      released(1)
+      return this.#shed()
     }
     if (added === 'held-before') this.#oneMore(ownHi, ownLo, tier)
     holds.insert(slot, hi, lo, ownHi, ownLo, kind, size)
@@ -312,62 +311,43 @@ export class IndexedSource {
     inUse.blocks++
   }
 
-  /** Engines send an event for each block that goes, many in a row: touches what the next ones need. Gives where to go on. */
-  #touchRemoved(events: readonly KvEvent[], from: number): number {
-    const going = this.#going
-    const chain = this.#chain
-    const holds = this.#holds
-    let count = 0
-    let at = from
-    for (; at < events.length; at++) {
-      const event = events[at] as KvEvent
-      if (event.type !== 'removed' || 2 * count + event.hashes.length > going.length) break
-      for (let word = 0; word < event.hashes.length; word++) going[2 * count + word] = event.hashes[word] as number
-      count += event.hashes.length >>> 1
-    }
-    if (count < 2) return at
-    holds.touch(going, 0, count)
-    for (let block = 0; block < count; block++) {
-      const slot = holds.findInGroup(
-        going[2 * block] as number,
-        going[2 * block + 1] as number,
-        this.#groupOfKind,
-        undefined,
-      )
-      chain[2 * block] = slot === NO_SLOT ? 0 : holds.ownHi(slot)
-      chain[2 * block + 1] = slot === NO_SLOT ? 0 : holds.ownLo(slot)
-    }
-    this.#around.prompts.touch(chain, count)
-    return at
-  }
-
   #removed({ hashes, medium, group }: BlocksRemoved): void {
-    const kind = this.#knownKind(group, medium)
-    const holds = this.#holds
-    for (let at = 0; at + 1 < hashes.length; at += 2) {
-      const hi = hashes[at] as number
-      const lo = hashes[at + 1] as number
-      const slot = kind === undefined ? NO_SLOT : holds.find(hi, lo, kind)
-      if (kind === undefined || slot === NO_SLOT || holds.isEmpty(slot)) {
-        const waits = this.#orphans.events > 0 && this.#orphans.remove(hi, lo, medium ?? GPU, group)
-        if (!waits) this.#ignore('unknown-block')
-      } else if (holds.removedOnce(slot)) {
-        this.#release(slot, kind)
+    const kind = this.#kinds.find(group, medium)
+    const blocks = hashes.length / 2
+    for (let first = 0; first < blocks; first += BLOCKS_AT_ONCE) {
+      const end = Math.min(first + BLOCKS_AT_ONCE, blocks)
+      this.#holds.touch(hashes, first, end)
+      let gone = 0
+      for (let block = first; block < end; block++) {
+        const hi = hashes[2 * block] as number
+        const lo = hashes[2 * block + 1] as number
+        const size = kind === undefined ? NOT_HELD : this.#holds.remove(hi, lo, kind, this.#chain, 2 * gone)
+        if (size >= 0) {
+          gone++
+          const inUse = this.sizes[size] as SizeInUse
+          inUse.blocks--
+        } else if (size === NOT_HELD) {
+          const waits = this.#orphans.events > 0 && this.#orphans.remove(hi, lo, medium ?? GPU, group)
+          if (!waits) this.#ignore('unknown-block')
+        }
       }
+      if (kind !== undefined) this.#release(gone, kind)
     }
   }
 
-  #release(slot: number, kind: number): void {
-    const holds = this.#holds
-    const ownHi = holds.ownHi(slot)
-    const ownLo = holds.ownLo(slot)
-    const inUse = this.sizes[holds.sizeAt(slot)] as SizeInUse
-    inUse.blocks--
-    holds.delete(slot)
-    this.#around.released()
-    const tier = (this.#kinds[kind] as { tier: Tier }).tier
-    if (this.#more === undefined || !this.#oneLess(this.#more, ownHi, ownLo, tier)) {
-      this.#around.prompts.remove(ownHi, ownLo, this.ordinal, tier)
+  /** The first `count` blocks of `#chain` are held under one key less, of this kind. */
+  #release(count: number, kind: number): void {
+    const chain = this.#chain
+    const { prompts, released } = this.#around
+    const tier = this.#kinds.tierOf(kind)
+    released(count)
+    prompts.touch(chain, count)
+    for (let block = 0; block < count; block++) {
+      const ownHi = chain[2 * block] as number
+      const ownLo = chain[2 * block + 1] as number
+      if (this.#more === undefined || !this.#oneLess(this.#more, ownHi, ownLo, tier)) {
+        prompts.remove(ownHi, ownLo, this.ordinal, tier)
+      }
     }
   }
 
@@ -381,27 +361,7 @@ export class IndexedSource {
 
   /** False when only one key had it. */
   #oneLess(more: HoldTable, ownHi: number, ownLo: number, tier: Tier): boolean {
-    const slot = more.find(ownHi, ownLo, tier)
-    if (slot === NO_SLOT || more.isEmpty(slot)) return false
-    if (more.removedOnce(slot)) more.delete(slot)
-    return true
-  }
-
-  #knownKind(group: number, medium = GPU): number | undefined {
-    const kinds = this.#kinds
-    for (let kind = 0; kind < kinds.length; kind++) {
-      const known = kinds[kind]
-      if (known?.group === group && known.medium === medium) return kind
-    }
-    return undefined
-  }
-
-  #kindOf(group: number, medium = GPU): number | undefined {
-    const known = this.#knownKind(group, medium)
-    if (known !== undefined) return known
-    if (this.#kinds.length === KINDS_MAX || medium.length > MEDIUM_CHARS_MAX) return undefined
-    this.#groupOfKind.push(group)
-    return this.#kinds.push({ group, medium, tier: medium === GPU ? GPU_TIER : SLOW_TIER }) - 1
+    return more.remove(ownHi, ownLo, tier, UNUSED, 0) !== NOT_HELD
   }
 
   #sizeOf(tokens: number): number | undefined {
@@ -412,6 +372,11 @@ export class IndexedSource {
     if (unused === -1) return undefined
     sizes[unused] = { tokens, blocks: 0 }
     return unused
+  }
+
+  #shed(): void {
+    this.shedBlocks++
+    this.#around.counters.shedBlocks++
   }
 
   #ignore(reason: IgnoredReason): void {

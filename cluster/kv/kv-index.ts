@@ -19,6 +19,7 @@ import { PromptTable } from './prompt-table.ts'
 export type KvIndexLimits = {
   /** Blocks held, counted once for each source and medium; 45 to 76 bytes each. */
   readonly blocksMax: number
+  /** Besides, a source that holds more than what is still free gets no more: one that floods leaves room for others. */
   readonly blocksPerSourceMax: number
   readonly sourcesMax: number
   /** For each source, what may wait for a parent. */
@@ -45,6 +46,17 @@ export type KvSource = {
   readonly close: () => void
 }
 
+/** A source began to have blocks that were not taken in, or there is room for its blocks again. */
+export type SheddingChange = {
+  readonly endpoint: EndpointId
+  readonly rank: number
+  readonly shedding: boolean
+  /** That the index holds of it. */
+  readonly blocks: number
+  /** That it should hold and does not, since it was empty last. */
+  readonly shedBlocks: number
+}
+
 export type KvIndexStats = {
   readonly sources: number
   /** Counted once for each source and medium. */
@@ -58,6 +70,8 @@ export type KvIndexStats = {
   readonly ignored: Readonly<Record<IgnoredReason, number>>
   /** Blocks not taken in because a limit was reached. */
   readonly shedBlocks: number
+  /** Sources whose blocks are not taken in now. */
+  readonly sheddingSources: number
 }
 
 export type KvIndex = {
@@ -85,8 +99,17 @@ const DEFAULT_LIMITS: KvIndexLimits = {
 /** Of a source that got no room. It is never asked for, because such a source holds nothing. */
 const NO_ORDINAL = -1
 
-/** @param limits those given replace the defaults, which suit some hundred engines. */
-export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
+/** There is room again when a source holds no more than this share of what it may: else it would change with each block. */
+const ROOM_AGAIN = 0.9
+
+/**
+ * @param limits those given replace the defaults, which suit some hundred engines.
+ * @param onShedding told at a source's first block that is not taken in, and with its first batch when there is room again.
+ */
+export function createKvIndex(
+  limits: Partial<KvIndexLimits> = {},
+  onShedding: (change: SheddingChange) => void = () => undefined,
+): KvIndex {
   const { blocksMax, blocksPerSourceMax, sourcesMax, orphans: orphanLimits } = { ...DEFAULT_LIMITS, ...limits }
   const prompts = new PromptTable()
   const ordinals = new Ordinals(prompts)
@@ -105,6 +128,7 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
     orphansDropped: 0,
   }
   let sources = 0
+  let sheddingSources = 0
   /** Without those that are still to be swept up. */
   let blocks = 0
 
@@ -113,18 +137,23 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
     ordinals.giveBack(ordinal, holds)
   }
 
+  /** What any one source may hold now. The more of them hold much, the less each gets, and a part stays free for the rest. */
+  function mayHold(): number {
+    return Math.min(blocksPerSourceMax, blocksMax - blocks)
+  }
+
   const surroundings: SourceSurroundings = {
     prompts,
     counters,
     orphanLimits,
     admit(held) {
       while (blocks + ordinals.blocksToSweep >= blocksMax && ordinals.blocksToSweep > 0) ordinals.sweep()
-      if (blocks >= blocksMax || held >= blocksPerSourceMax) return false
+      if (held >= mayHold()) return false
       blocks++
       return true
     },
-    released() {
-      blocks--
+    released(count) {
+      blocks -= count
     },
     retire(ordinal, holds) {
       leave(ordinal, holds)
@@ -150,18 +179,37 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
       const unlist = list(source, stream.model)
       if (hasRoom) sources++
       let isOpen = true
+      let isShedding = false
+
+      function applyAll(batch: KvBatch): void {
+        if (hasRoom) return source.apply(batch)
+        const shed = storedBlocksOf(batch)
+        source.shedBlocks += shed
+        counters.shedBlocks += shed
+      }
+
+      function setShedding(shedding: boolean): void {
+        isShedding = shedding
+        sheddingSources += shedding ? 1 : -1
+        const { shedBlocks } = source
+        onShedding({ endpoint: stream.endpoint, rank: stream.rank, shedding, blocks: source.blocks, shedBlocks })
+      }
+
       return {
         apply(batch) {
           ordinals.sweep()
           if (!isOpen) return
-          if (hasRoom) source.apply(batch)
-          else counters.shedBlocks += storedBlocksOf(batch)
+          const before = counters.shedBlocks
+          applyAll(batch)
+          const sheds = counters.shedBlocks > before
+          if (sheds && !isShedding) setShedding(true)
+          else if (isShedding && !sheds && hasRoom && source.blocks <= ROOM_AGAIN * mayHold()) setShedding(false)
         },
         clear() {
           if (isOpen) source.clear()
         },
         complete(isComplete) {
-          source.isComplete = isComplete && hasRoom
+          source.seenAll = isComplete && hasRoom
         },
         find: (hi, lo, group) => (isOpen && hasRoom ? source.find(hi, lo, group) : undefined),
         dump: () => source.dump(),
@@ -170,6 +218,7 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
         close() {
           if (!isOpen) return
           isOpen = false
+          if (isShedding) setShedding(false)
           unlist()
           if (!hasRoom) return
           sources--
@@ -195,6 +244,7 @@ export function createKvIndex(limits: Partial<KvIndexLimits> = {}): KvIndex {
         },
         ignored: { ...counters.ignored },
         shedBlocks: counters.shedBlocks,
+        sheddingSources,
       }
     },
   }

@@ -1,6 +1,9 @@
 // A reader of MessagePack, as far as KV events need it: over bytes, straight into typed arrays, without an object per
 // number. Libraries read 64-bit hashes as BigInt or lose their low bits, and cost four times as much.
 
+import type { HashList } from './hash-list.ts'
+import type { Words } from './words.ts'
+
 /** The bytes are no MessagePack, or not of the type that was asked for. */
 export class MsgpackFault extends Error {}
 
@@ -13,30 +16,6 @@ const HASH_BYTES = 8
 
 const NO_WORDS = new Uint32Array(0)
 const DECODER = new TextDecoder('utf-8', { ignoreBOM: true })
-
-/** Texts that are expected, found by their bytes: reading one of them makes no new string. */
-export class Words {
-  readonly #byLength: { readonly text: string; readonly bytes: Uint8Array }[][] = []
-
-  constructor(texts: readonly string[]) {
-    for (const text of texts) {
-      const bytes = new TextEncoder().encode(text)
-      this.#byLength[bytes.length] ??= []
-      this.#byLength[bytes.length]?.push({ text, bytes })
-    }
-  }
-
-  find(from: Uint8Array, start: number, length: number): string | undefined {
-    const candidates = this.#byLength[length]
-    if (candidates === undefined) return undefined
-    for (const { text, bytes } of candidates) {
-      let same = 0
-      while (same < length && from[start + same] === bytes[same]) same++
-      if (same === length) return text
-    }
-    return undefined
-  }
-}
 
 /**
  * Reads one value after the other. Invariant: `#at` never passes the end, and no count that a header claims is believed
@@ -127,8 +106,20 @@ export class MsgpackReader {
     if (head >= 0xa0 && head < 0xc0) length = head & 0x1f
     else if (head >= 0xd9 && head <= 0xdb) length = this.#unsigned(1 << (head - 0xd9))
     else return this.#fail('no text')
-    const at = this.#advance(length)
-    return this.#words.find(this.#bytes, at, length) ?? DECODER.decode(this.#bytes.subarray(at, at + length))
+    return this.#textOf(length)
+  }
+
+  /** The next value if it is a text; anything else is passed over, and undefined. */
+  textOrSkip(): string | undefined {
+    const head = this.#peek()
+    // Names of fields are short: the rest is for what else there may be.
+    if (head >= 0xa0 && head < 0xc0) {
+      this.#at++
+      return this.#textOf(head & 0x1f)
+    }
+    if (head >= 0xd9 && head <= 0xdb) return this.text()
+    this.skip()
+    return undefined
   }
 
   /** A view of the payload, not a copy. */
@@ -168,22 +159,22 @@ export class MsgpackReader {
     if (count === 0) return NO_WORDS
     const values = new Uint32Array(count)
     const bytes = this.#bytes
+    const view = this.#view
+    const { length } = bytes
     let at = this.#at
-    // Reading past the end gives zeros, which the one check after the loop finds: cheaper than one for every token.
     for (let index = 0; index < count; index++) {
-      const head = bytes[at++] as number
-      if (head < 0x80) values[index] = head
-      else if (head === 0xcd) {
-        values[index] = ((bytes[at] as number) << 8) | (bytes[at + 1] as number)
-        at += 2
-      } else if (head === 0xce) {
-        const high = ((bytes[at] as number) << 24) | ((bytes[at + 1] as number) << 16)
-        values[index] = high | ((bytes[at + 2] as number) << 8) | (bytes[at + 3] as number)
-        at += 4
-      } else if (head === 0xcc) values[index] = bytes[at++] as number
-      else {
-        this.#at = at - 1
-        if (at <= bytes.length && this.#kindIsInteger(head)) {
+      const head = bytes[at] as number
+      if (head < 0x80) {
+        values[index] = head
+        at++
+      } else if (at + 4 < length && (head - 0xcd) >>> 0 <= 1) {
+        // Two bytes or four, as it comes: a processor cannot guess which, so that there is no branch.
+        const wide = head - 0xcd
+        values[index] = view.getUint32(at + 1) >>> (16 - 16 * wide)
+        at += 3 + 2 * wide
+      } else {
+        this.#at = at
+        if (this.kind() === 'integer') {
           this.#integer()
           if (this.#hi === 0) {
             values[index] = this.#lo
@@ -196,22 +187,24 @@ export class MsgpackReader {
         return undefined
       }
     }
-    if (at > bytes.length) this.#fail('the end inside an array')
     this.#at = at
     return values
   }
 
-  /** An array of hashes as pairs of words, high word first. */
-  hashes(): Uint32Array {
-    const count = this.array()
+  /** An array of no more than `most` hashes as pairs of words, high word first. */
+  hashes(most: number): Uint32Array {
+    const count = this.#atMost(most)
     if (count === 0) return NO_WORDS
     const words = new Uint32Array(2 * count)
-    for (let index = 0; index < words.length; index += 2) {
-      this.#hash()
-      words[index] = this.#hi
-      words[index + 1] = this.#lo
-    }
+    this.#hashesInto(words, 0, count)
     return words
+  }
+
+  /** The same, behind what is in the list. */
+  hashesOnto(list: HashList, most: number): void {
+    const count = this.#atMost(most)
+    const from = list.length
+    this.#hashesInto(list.extend(2 * count), from, count)
   }
 
   /** One hash. Integers of any width, negative ones in two's complement; of bytes the last eight, big-endian. */
@@ -263,8 +256,33 @@ export class MsgpackReader {
     }
   }
 
-  #kindIsInteger(head: number): boolean {
-    return head >= 0xe0 || (head >= 0xcc && head <= 0xd3)
+  #textOf(length: number): string {
+    const at = this.#advance(length)
+    return this.#words.find(this.#view, at, length) ?? DECODER.decode(this.#bytes.subarray(at, at + length))
+  }
+
+  #atMost(most: number): number {
+    const count = this.array()
+    return count <= most ? count : this.#fail(`${count} hashes where ${most} may be`)
+  }
+
+  #hashesInto(words: Uint32Array, from: number, count: number): void {
+    const bytes = this.#bytes
+    const view = this.#view
+    const end = from + 2 * count
+    for (let to = from; to < end; to += 2) {
+      const at = this.#at
+      // What vLLM writes unless told otherwise.
+      if (bytes[at] === 0xcf && at + HASH_BYTES < bytes.length) {
+        words[to] = view.getUint32(at + 1)
+        words[to + 1] = view.getUint32(at + 5)
+        this.#at = at + 1 + HASH_BYTES
+        continue
+      }
+      this.#hash()
+      words[to] = this.#hi
+      words[to + 1] = this.#lo
+    }
   }
 
   #hash(): void {

@@ -20,13 +20,14 @@ export function homeScale(slots: number): number {
   return slots / 2 ** 32
 }
 
-/** @param fullMax the share of slots that may be filled. */
-export function shouldGrow(count: number, slots: number, fullMax: number): boolean {
-  return count > slots * fullMax
+/** @param fullMax the share of slots that may be filled. With more keys than this the table grows. */
+export function keysMax(slots: number, fullMax: number): number {
+  return Math.floor(slots * fullMax)
 }
 
-export function shouldShrink(count: number, slots: number): boolean {
-  return slots > SLOTS_MIN && count < slots * FULL_MIN
+/** With fewer keys than this the table shrinks. */
+export function keysMin(slots: number): number {
+  return slots > SLOTS_MIN ? Math.ceil(slots * FULL_MIN) : 0
 }
 
 export function roomier(slots: number): number {

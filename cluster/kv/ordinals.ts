@@ -7,8 +7,8 @@ import type { PromptTable } from './prompt-table.ts'
 const SWEEP_SLOTS = 2048
 /** Leftovers no larger than this are swept up at once. */
 const SWEEP_NOW_BLOCKS = 1024
-/** With more leftovers than this the oldest waits no longer: somebody clears without end. */
-const LEFTOVERS_MAX = 256
+/** With more leftovers than this the smallest waits no longer: somebody clears without end. */
+const LEFTOVERS_MAX = 1024
 
 type Leftover = { readonly ordinal: number; readonly holds: HoldTable }
 
@@ -48,8 +48,9 @@ export class Ordinals {
     this.#blocksToSweep += holds.count
     this.#leftovers.push(leftover)
     if (holds.count <= SWEEP_NOW_BLOCKS) this.#sweep(leftover, Number.POSITIVE_INFINITY)
-    const oldest = this.#leftovers[0]
-    if (this.#leftovers.length > LEFTOVERS_MAX && oldest) this.#sweep(oldest, Number.POSITIVE_INFINITY)
+    if (this.#leftovers.length <= LEFTOVERS_MAX) return
+    const smallest = this.#leftovers.reduce((a, b) => (b.holds.count < a.holds.count ? b : a))
+    this.#sweep(smallest, Number.POSITIVE_INFINITY)
   }
 
   /** Sweeps up one part. True when nothing is left. */

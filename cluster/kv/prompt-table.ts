@@ -1,7 +1,7 @@
 // From our own block hash to its holders: open addressing in flat arrays, cut into segments so that no growth stops the
 // process for long. A slot is three words: the hash and the number of its set of holders.
 import { GPU_TIER, HolderSets, NOBODY, SLOW_TIER, type Tier } from './holder-sets.ts'
-import { homeScale, LINE_WORDS, PROBES_MAX, roomier, shouldGrow, shouldShrink, smaller } from './open-addressing.ts'
+import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, roomier, smaller } from './open-addressing.ts'
 
 /** At most so many blocks are looked up, or touched, in one call. */
 export const BLOCKS_AT_ONCE = 256
@@ -21,6 +21,9 @@ export class PromptTable {
   /** Each with LINE_WORDS unused words at its end, so that one may be read that far behind any slot. */
   readonly #segments: Uint32Array[] = []
   readonly #counts = new Uint32Array(SEGMENTS)
+  /** Of keys: beyond these a segment gets another size. */
+  readonly #countsMax = new Uint32Array(SEGMENTS)
+  readonly #countsMin = new Uint32Array(SEGMENTS)
   readonly #scales = new Float64Array(SEGMENTS)
   readonly #homes = new Int32Array(BLOCKS_AT_ONCE)
   #blocks = 0
@@ -170,9 +173,8 @@ export class PromptTable {
     this.#blocks += change
     const count = (this.#counts[segment] as number) + change
     this.#counts[segment] = count
-    const slotCount = (slots.length - LINE_WORDS) / SLOT_WORDS
-    if (shouldGrow(count, slotCount, FULL_MAX)) this.#resize(segment, roomier(slotCount))
-    else if (shouldShrink(count, slotCount)) this.#resize(segment, smaller(slotCount))
+    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, roomier(slotsOf(slots)))
+    else if (count < (this.#countsMin[segment] as number)) this.#resize(segment, smaller(slotsOf(slots)))
   }
 
   #install(segment: number, slotCount: number): Uint32Array {
@@ -180,6 +182,8 @@ export class PromptTable {
     this.#words += slots.length - (this.#segments[segment]?.length ?? 0)
     this.#segments[segment] = slots
     this.#scales[segment] = homeScale(slotCount)
+    this.#countsMax[segment] = keysMax(slotCount, FULL_MAX)
+    this.#countsMin[segment] = keysMin(slotCount)
     return slots
   }
 
@@ -204,4 +208,8 @@ export class PromptTable {
     }
     return at
   }
+}
+
+function slotsOf(slots: Uint32Array): number {
+  return (slots.length - LINE_WORDS) / SLOT_WORDS
 }

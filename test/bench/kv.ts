@@ -8,16 +8,13 @@ import { hashBlocks, seedOf } from '../../cluster/kv/block-hash.ts'
 import { decodeEvents } from '../../cluster/kv/decode-events.ts'
 import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from '../../cluster/kv/kv-event.ts'
 import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
+import { BLOCK_TOKENS, CHAIN_BLOCKS, cpuMs, hashesOf, MODEL, mixed, promptOf, quantile, SOURCES } from './kv-prompts.ts'
+import { CHAINS, fromWire, visible } from './kv-wire.ts'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
 
 const FIXTURES = new URL('../fixtures/vllm/', import.meta.url)
-const MODEL = 'bench'
-const BLOCK_TOKENS = 16
-const SOURCES = 32
-/** Of a 12,033-token prompt, whose last block is never asked for when it is full. */
-const CHAIN_BLOCKS = 752
 /** A step of 2048 tokens, vLLM's usual one, stores as many and evicts as many, all in one batch. */
 const STEP_BLOCKS = 128
 const ROUNDS = 300
@@ -113,29 +110,6 @@ function keyOf(hi: number, lo: number): number {
   return (hi & 0x1fffff) * 2 ** 32 + lo
 }
 
-function mixed(value: number): number {
-  let word = Math.imul(value ^ (value >>> 16), 0x7feb352d)
-  word = Math.imul(word ^ (word >>> 15), 0x846ca68b)
-  return (word ^ (word >>> 16)) >>> 0
-}
-
-/** A prompt's tokens, made from its number. */
-function promptOf(chain: number, blocks: number): Uint32Array {
-  const tokens = new Uint32Array(blocks * BLOCK_TOKENS + 1)
-  for (let at = 0; at < tokens.length; at++) tokens[at] = mixed(chain * 1_000_003 + at) % 150_000
-  return tokens
-}
-
-/** Engines' hashes, as random as a digest's. */
-function hashesOf(chain: number, from: number, to: number): Uint32Array {
-  const hashes = new Uint32Array(2 * (to - from))
-  for (let block = from; block < to; block++) {
-    hashes[2 * (block - from)] = mixed(chain * 65_537 + block)
-    hashes[2 * (block - from) + 1] = mixed(chain * 65_537 + block + 0x40000000)
-  }
-  return hashes
-}
-
 function eventsOf(chain: number, blocks: number, perEvent: number): BlocksStored[] {
   const tokens = promptOf(chain, blocks)
   const events: BlocksStored[] = []
@@ -158,30 +132,19 @@ function eventsOf(chain: number, blocks: number, perEvent: number): BlocksStored
   return events
 }
 
-/** One event for each block, last block first, as vLLM evicts. */
+/** Last blocks first, as vLLM evicts, and those of a batch in one event, as the decoder joins them. */
 function evictionsOf(chain: number): KvBatch[] {
   const hashes = hashesOf(chain, 0, CHAIN_BLOCKS)
-  const events: BlocksRemoved[] = []
-  for (let block = CHAIN_BLOCKS - 1; block >= 0; block--) {
-    events.push({ type: 'removed', hashes: hashes.slice(2 * block, 2 * block + 2), medium: 'GPU', group: 0 })
-  }
   const batches: KvBatch[] = []
-  for (let at = 0; at < events.length; at += STEP_BLOCKS) batches.push(batchOf(events.slice(at, at + STEP_BLOCKS)))
+  for (let to = CHAIN_BLOCKS; to > 0; to -= STEP_BLOCKS) {
+    const from = Math.max(0, to - STEP_BLOCKS)
+    batches.push(batchOf([{ type: 'removed', hashes: hashes.slice(2 * from, 2 * to), medium: 'GPU', group: 0 }]))
+  }
   return batches
 }
 
 function batchOf(events: readonly KvEvent[]): KvBatch {
   return { atSeconds: 0, rank: 0, events, unknownEvents: 0 }
-}
-
-/** CPU time of this thread: on a shared machine the clock also counts what others do. */
-function cpuMs(): number {
-  const { user, system } = process.threadCpuUsage()
-  return (user + system) / 1000
-}
-
-function quantile(values: number[], at: number): number {
-  return values.sort((a, b) => a - b)[Math.floor(at * (values.length - 1))] ?? Number.NaN
 }
 
 /** Fills a side with chains, each in one source, and takes some away; both timed. */
@@ -296,7 +259,7 @@ function filled(millions: number): Row[] {
     row('stored, 128 blocks an event', ({ prefillPerS }) => perS(prefillPerS)),
     row('… longest event, by the clock', ({ slowestMs }) => `${slowestMs.toFixed(2)} ms`),
     row('stored, 1 block an event', ({ decodePerS }) => perS(decodePerS)),
-    row('removed, 1 block an event, 128 a batch', (measured) => perS(measured.removedPerS)),
+    row('removed, 128 blocks a batch', (measured) => perS(measured.removedPerS)),
     row('memory of a block', ({ bytesPerBlock }) => `${bytesPerBlock.toFixed(0)} B`),
   ]
 }
@@ -373,8 +336,13 @@ function clearing(): Row[] {
 }
 
 const millions = Number(process.argv[2] ?? 1)
+const prefill: Parameters<typeof fromWire>[0] = (apply) => {
+  for (let chain = CHAINS; chain < CHAINS + (millions * 1e6) / CHAIN_BLOCKS; chain++) {
+    for (const event of eventsOf(chain, CHAIN_BLOCKS, STEP_BLOCKS)) apply(chain, batchOf([event]))
+  }
+}
 const rows: Row[] = []
-rows.push(hashing(), ...filled(millions), fromTheWire())
+rows.push(hashing(), ...filled(millions), fromTheWire(), ...fromWire(prefill), await visible())
 for (const blocks of [CHAIN_BLOCKS, 8000]) {
   for (const sources of [3, 30, 256, 1000]) rows.push(manySources(blocks, sources))
 }

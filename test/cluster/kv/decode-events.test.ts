@@ -17,7 +17,9 @@ function decode(payload: Uint8Array): KvBatch {
   return decoded.batch
 }
 /** An array of so many values, as hex. */
-const many = (count: number, hex: string) => `dd${count.toString(16).padStart(8, '0')}${hex.repeat(count)}`
+const many = (count: number, hex: string, values = 1) =>
+  `dd${(values * count).toString(16).padStart(8, '0')}${hex.repeat(count)}`
+const REMOVED_1 = '93ac426c6f636b52656d6f7665649101'
 const STORED_WITHOUT_HASHES = 'a474797065ab426c6f636b53746f726564ac626c6f636b5f68617368657390'
 const events = (...written: Encodable[]) => decode(encode([1.5, written, 0])).events
 const stored = (members: { readonly [key: string]: Encodable }): BlocksStored => {
@@ -49,12 +51,28 @@ function expected(event: CapturedEvent): KvEvent {
   } satisfies BlocksStored
 }
 
+/** Removals that follow one another, of one medium and group, are one event here. */
+function joined(events: readonly KvEvent[]): KvEvent[] {
+  const all: KvEvent[] = []
+  for (const event of events) {
+    const last = all.at(-1)
+    if (event.type === 'removed' && last?.type === 'removed' && sameKind(event, last)) {
+      all[all.length - 1] = { ...last, hashes: Uint32Array.of(...last.hashes, ...event.hashes) }
+    } else all.push(event)
+  }
+  return all
+}
+
+function sameKind(a: BlocksRemoved, b: BlocksRemoved): boolean {
+  return a.medium === b.medium && a.group === b.group
+}
+
 describe('every batch that a real vLLM published', () => {
   it.each([...new Set(captures.map(({ file }) => file))])('is read as vLLM reads it: %s', (name) => {
     for (const { file, payload, decoded } of captures) {
       if (file !== name) continue
       const [atSeconds, written, rank] = decoded
-      expect(decode(payload)).toEqual({ atSeconds, rank, unknownEvents: 0, events: written.map(expected) })
+      expect(decode(payload)).toEqual({ atSeconds, rank, unknownEvents: 0, events: joined(written.map(expected)) })
     }
   })
   it('is read from a replay too', () => {
@@ -177,6 +195,45 @@ describe('other layouts', () => {
   })
 })
 
+describe('removals, of which vLLM sends one for each block', () => {
+  const of = (hash: number, members: { readonly [key: string]: Encodable } = {}): Encodable => ({
+    type: 'BlockRemoved',
+    block_hashes: [hash],
+    medium: 'GPU',
+    ...members,
+  })
+  const removed = (...hashes: number[]) => ({
+    type: 'removed',
+    hashes: Uint32Array.from(hashes.flatMap((hash) => [0, hash])),
+    medium: 'GPU',
+    group: 0,
+  })
+  it('are one event as long as they are of one medium and group and nothing stands between them', () => {
+    const written = [of(1), of(2), of(3, { medium: 'CPU' }), of(4), of(5, { group_idx: 1 }), of(6, { group_idx: 1 })]
+    expect(
+      events(...written, of(7), ['AllBlocksCleared'], of(8), { type: 'New' }, of(9), ['BlockRemoved', [10], 'GPU']),
+    ).toEqual([
+      removed(1, 2),
+      { ...removed(3), medium: 'CPU' },
+      removed(4),
+      { ...removed(5, 6), group: 1 },
+      removed(7),
+      { type: 'cleared' },
+      removed(8),
+      removed(9, 10),
+    ])
+  })
+  it('many in a row keep their order', () => {
+    const hashes = Array.from({ length: 1_000 }, (_, index) => index + 1)
+    expect(events(...hashes.map((hash) => of(hash)))).toEqual([removed(...hashes)])
+  })
+  it('read the same whether the medium stands before the hashes or after them', () => {
+    expect(events({ medium: 'CPU', block_hashes: [1], type: 'BlockRemoved' }, of(2, { medium: 'CPU' }))).toEqual([
+      { ...removed(1, 2), medium: 'CPU' },
+    ])
+  })
+})
+
 describe('extra keys', () => {
   const keysOf = (extraKeys: Encodable, members: { readonly [key: string]: Encodable } = {}) =>
     stored({ extra_keys: extraKeys, ...members }).extraKeys
@@ -281,15 +338,56 @@ describe('a payload that is not what it should be', () => {
     )
   })
   it.each([
-    ['removals', 'the shortest event', `9201${many(200_000, '93ac426c6f636b52656d6f76656490c0')}`],
-    ['unknown events', 'empty arrays', `9201${many(1_000_000, '90')}`],
-    ['hashes', 'fixints', `92019192ab426c6f636b53746f726564${many(1_000_000, '00')}`],
+    ['removals', 'the shortest event', `9201${many(100_000, '93ac426c6f636b52656d6f76656490c0')}`],
+    ['removals', 'of two media in turns', `9201${many(50_000, `${REMOVED_1}a0${REMOVED_1}a161`, 2)}`],
+    ['unknown events', 'empty arrays', `9201${many(100_000, '90')}`],
+    ['hashes', 'fixints', `92019192ab426c6f636b53746f726564${many(100_000, '00')}`],
     ['tokens', 'fixints', `92019194ab426c6f636b53746f72656490c0${many(1_000_000, '00')}`],
     ['extra keys', 'empty texts', `92019183${STORED_WITHOUT_HASHES}aa65787472615f6b657973${many(500_000, '91a0')}`],
+    ['values in an unknown field', 'nested', `92019183${STORED_WITHOUT_HASHES}a178${'91'.repeat(1_000_000)}c0`],
   ])('holds a small multiple of its length: many %s as %s', (_, __, hex) => {
     const payload = Buffer.from(hex, 'hex')
     const { value, bytes } = heldBytes(() => decodeEvents(payload))
-    expect(value.ok).toBe(true)
+    expect(value).toMatchObject({ ok: true })
     expect(bytes).toBeLessThan(50 * payload.length)
+  })
+  it.each([
+    ['events', `9201${many(8_000_000, '90')}`, /8000000 events in a batch/],
+    [
+      'blocks of one token',
+      `92019194ab426c6f636b53746f726564${many(8_000_000, '00')}c0${many(8_000_000, '00')}`,
+      /blocks|hashes/,
+    ],
+    [
+      'blocks over many events',
+      `9201${many(200, `92ab426c6f636b53746f726564${many(1_000, '00')}`)}`,
+      /1000 hashes where 72 may be/,
+    ],
+    [
+      'removed blocks',
+      `9201${many(200, `92ac426c6f636b52656d6f766564${many(1_000, '00')}`)}`,
+      /1000 hashes where 72 may be/,
+    ],
+    [
+      'extra keys',
+      `92019183${STORED_WITHOUT_HASHES}aa65787472615f6b657973${many(4_000_000, '91a0')}`,
+      /bytes of extra keys/,
+    ],
+    [
+      'extra keys over many events',
+      `9201${many(100, `83${STORED_WITHOUT_HASHES}aa65787472615f6b657973${many(10_000, '91a0')}`)}`,
+      /bytes of extra keys/,
+    ],
+    ['letters in a name', `92019193ac426c6f636b52656d6f76656490db00f00000${'61'.repeat(0xf00000)}`, /a name of/],
+    [
+      'maps in extra keys',
+      `92019183${STORED_WITHOUT_HASHES}aa65787472615f6b6579739191${'81c0'.repeat(40)}c0`,
+      /too deeply/,
+    ],
+  ])('that would hold the event loop is refused before it is read: too many %s', (_, hex, because) => {
+    const payload = Buffer.from(hex, 'hex')
+    const { value, bytes } = heldBytes(() => decodeEvents(payload))
+    expect(value.ok ? 'read' : value.message).toMatch(because)
+    expect(bytes).toBeLessThan(1024 * 1024)
   })
 })

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { HoldTable, NO_SLOT } from '../../../cluster/kv/hold-table.ts'
+import { HoldTable, NO_SLOT, NOT_HELD, STILL_HELD } from '../../../cluster/kv/hold-table.ts'
 
 it.each([
   { name: 'hashes like a digest', hashOf: (key: number): [number, number] => [mixed(key), mixed(key + 0x5000_0000)] },
@@ -9,6 +9,7 @@ it.each([
   const KEYS = 4000
   const table = new HoldTable()
   const naive = new Map<string, { readonly own: number; times: number }>()
+  const own = new Uint32Array(2)
   let step = 0
   for (const share of [0.9, 0.5, 0.1, 0.9, 0]) {
     for (let round = 0; round < 20_000; round++, step++) {
@@ -31,12 +32,12 @@ it.each([
       } else if (known) {
         expect([table.ownHi(slot), table.ownLo(slot), table.sizeAt(slot)]).toEqual([known.own, known.own + 1, kind])
         known.times--
-        expect(table.removedOnce(slot)).toBe(known.times === 0)
+        expect(table.remove(hi, lo, kind, own, 0)).toBe(known.times === 0 ? kind : STILL_HELD)
         if (known.times === 0) {
           naive.delete(name)
-          table.delete(slot)
+          expect([...own]).toEqual([known.own, known.own + 1])
         }
-      }
+      } else expect(table.remove(hi, lo, kind, own, 0)).toBe(NOT_HELD)
     }
     expect(table.count).toBe(naive.size)
   }
@@ -50,7 +51,7 @@ it('gives memory back when most is removed', () => {
   const { bytes } = table
   for (let key = 0; key < 50_000; key++) table.insert(table.find(key, mixed(key), 0), key, mixed(key), 0, 0, 0, 0)
   expect(table.bytes).toBeLessThan(50_000 * 55)
-  for (let key = 0; key < 50_000; key++) table.delete(table.find(key, mixed(key), 0))
+  for (let key = 0; key < 50_000; key++) table.remove(key, mixed(key), 0, new Uint32Array(2), 0)
   expect(table.bytes).toBeLessThan(4 * bytes)
 })
 

@@ -1,7 +1,7 @@
 // What the KV index does when much comes at once: clearing, and its limits.
 import { describe, expect, it } from 'vitest'
 import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
-import { createKvIndex, type KvIndex } from '../../../cluster/kv/kv-index.ts'
+import { createKvIndex, type KvIndex, type SheddingChange } from '../../../cluster/kv/kv-index.ts'
 import { batchOf, hashesOf, POD, promptOf, removed, stored, storedPrompt } from './kv-events.ts'
 
 const MODEL = 'm'
@@ -81,7 +81,7 @@ describe('clearing', () => {
 
 describe('limits', () => {
   it('blocks beyond the most are shed and counted, and room comes back when others go', () => {
-    const index = createKvIndex({ blocksMax: 10 })
+    const index = createKvIndex({ blocksMax: 20 })
     const source = index.open(STREAM)
     source.apply(batchOf(storedPrompt(1, 0, 8), storedPrompt(2, 0, 8)))
     expect(index.stats()).toMatchObject({ blocks: 10, shedBlocks: 6 })
@@ -93,7 +93,7 @@ describe('limits', () => {
   })
 
   it('blocks that wait to be swept up give way to new ones', () => {
-    const index = createKvIndex({ blocksMax: 3000 })
+    const index = createKvIndex({ blocksMax: 6000 })
     const source = index.open(STREAM)
     for (let round = 0; round < 10; round++) {
       source.apply(batchOf(storedPrompt(round, 0, 3000), { type: 'cleared' }))
@@ -108,6 +108,74 @@ describe('limits', () => {
     a?.apply(batchOf(storedPrompt(1, 0, 8)))
     b?.apply(batchOf(storedPrompt(1, 0, 4)))
     expect(matched(index, promptOf(1, 8))).toEqual([20, 16])
+  })
+
+  it.each([1, 2, 5])('%i that flood leave as much room for the next one as each of them got', (floods) => {
+    const index = createKvIndex({ blocksMax: 600 })
+    const sources = Array.from({ length: floods + 1 }, (_, at) =>
+      index.open({ ...STREAM, endpoint: `pod-${at}:1` as EndpointId }),
+    )
+    const share = 600 / (floods + 1)
+    for (const source of sources.slice(0, floods)) source.apply(batchOf(storedPrompt(1, 0, 100)))
+    for (let start = 2; start < 8; start++) {
+      for (const source of sources.slice(0, floods)) source.apply(batchOf(storedPrompt(start, 0, 100)))
+    }
+    expect(index.stats().blocks).toBeLessThanOrEqual(floods * share)
+    sources.at(-1)?.apply(batchOf(storedPrompt(99, 0, Math.floor(share / 2))))
+    expect(matched(index, promptOf(99, Math.floor(share / 2))).at(-1)).toBe(4 * Math.floor(share / 2))
+  })
+
+  it('what is shed is told once, and once more when there is room again', () => {
+    const told: SheddingChange[] = []
+    const index = createKvIndex({ blocksPerSourceMax: 10 }, (change) => told.push(change))
+    const source = index.open(STREAM)
+    const other = index.open({ ...STREAM, endpoint: 'other:1' as EndpointId })
+    const of = { endpoint: POD, rank: 0 }
+    source.apply(batchOf(storedPrompt(1, 0, 10)))
+    expect(told).toEqual([])
+    source.apply(batchOf(storedPrompt(2, 0, 3)))
+    source.apply(batchOf(storedPrompt(3, 0, 2)))
+    other.apply(batchOf(storedPrompt(1, 0, 10)))
+    expect(told).toEqual([{ ...of, shedding: true, blocks: 10, shedBlocks: 3 }])
+    expect(index.stats()).toMatchObject({ sheddingSources: 1, shedBlocks: 5 })
+    // As full as before, as far as a block more or less counts.
+    source.apply(batchOf(storedPrompt(1, 9, 10)))
+    expect(told).toHaveLength(1)
+    source.apply(batchOf(removed(hashesOf(1, 8, 10)), removed(hashesOf(1, 9, 10))))
+    expect(told.slice(1)).toEqual([{ ...of, shedding: false, blocks: 8, shedBlocks: 5 }])
+    source.apply(batchOf(storedPrompt(4, 0, 3)))
+    source.close()
+    expect(told.slice(2).map(({ shedding }) => shedding)).toEqual([true, false])
+    expect(index.stats()).toMatchObject({ sheddingSources: 0 })
+  })
+
+  it('a source is not complete from the first block that was shed until it begins anew', () => {
+    const index = createKvIndex({ blocksPerSourceMax: 4 })
+    const source = index.open(STREAM)
+    const complete = () => match(index, promptOf(1, 4)).map(({ complete }) => complete)
+    source.complete(true)
+    source.apply(batchOf(storedPrompt(1, 0, 4)))
+    expect(complete()).toEqual([true])
+    source.apply(batchOf(storedPrompt(2, 0, 1), removed(hashesOf(1, 0, 4))))
+    expect(complete()).toEqual([false])
+    source.apply(batchOf({ type: 'cleared' }, storedPrompt(1, 0, 4)))
+    expect(complete()).toEqual([true])
+  })
+
+  it('a medium for each event costs no more than the few that are taken in', () => {
+    const index = createKvIndex()
+    const source = index.open(STREAM)
+    source.apply(batchOf(storedPrompt(1, 0, 4)))
+    const { bytes } = index.stats()
+    for (let batch = 0; batch < 20; batch++) {
+      const events = Array.from({ length: 1_000 }, (_, at) =>
+        storedPrompt(2, 0, 1, { medium: `medium ${batch * 1_000 + at}` }),
+      )
+      source.apply(batchOf(...events, ...events.map(({ hashes, medium }) => removed(hashes, { medium }))))
+    }
+    expect(index.stats().ignored.kind).toBe(20_000 - 31)
+    expect(index.stats().bytes).toBeLessThan(bytes + 10_000)
+    expect(matched(index, promptOf(1, 4))).toEqual([16])
   })
 
   it('sources beyond the most hold nothing, and are never complete', () => {

@@ -232,7 +232,7 @@ describe('events that do not fit', () => {
     for (let group = 0; group < 300; group++) source.apply(batchOf(storedPrompt(1, 0, 1, { group })))
     for (let size = 1; size <= 10; size++)
       source.apply(batchOf(storedPrompt(1 + size, 0, 1, { blockSizeTokens: size })))
-    expect(index.stats().ignored).toMatchObject({ kind: 44, 'block-size': 6 })
+    expect(index.stats().ignored).toMatchObject({ kind: 268, 'block-size': 6 })
     expect(matched(index, promptOf(1, 1))).toEqual([4])
   })
 })

@@ -1,6 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { MsgpackFault, MsgpackReader, Words } from '../../../cluster/kv/msgpack.ts'
+import { HashList } from '../../../cluster/kv/hash-list.ts'
+import { MsgpackFault, MsgpackReader } from '../../../cluster/kv/msgpack.ts'
+import { Words } from '../../../cluster/kv/words.ts'
 import { type Encodable, encode, Raw } from './encode-msgpack.ts'
 
 const reader = (value: Encodable) => new MsgpackReader(encode(value), new Words(['known', 'other']))
@@ -54,7 +56,22 @@ describe('hashes', () => {
     ['bytes with a long header', 'c6 00000008 dab6f0c2a1b2c3d4', 0xdab6f0c2, 0xa1b2c3d4],
   ])('%s', (_, hex, hi, lo) => {
     expect(reader(new Raw(hex)).hash()).toEqual({ hi, lo })
-    expect([...reader([new Raw(hex), new Raw(hex)]).hashes()]).toEqual([hi, lo, hi, lo])
+    expect([...reader([new Raw(hex), new Raw(hex)]).hashes(2)]).toEqual([hi, lo, hi, lo])
+  })
+  it('are read behind others into one list, which gives them out from the front', () => {
+    const list = new HashList()
+    const values = Array.from({ length: 100 }, (_, index) => index)
+    reader(values).hashesOnto(list, 100)
+    reader([1000]).hashesOnto(list, 1)
+    expect([...list.take(200)]).toEqual(values.flatMap((value) => [0, value]))
+    expect([...list.take(2)]).toEqual([0, 1000])
+    expect(list.length).toBe(0)
+  })
+  it('cut short in a list are a fault', () => {
+    expect(() => reader(new Raw('92 cf 0102030405060708 cf 01020304050607')).hashes(2)).toThrow(MsgpackFault)
+  })
+  it('are no more than may be', () => {
+    expect(() => reader([1, 2]).hashes(1)).toThrow('2 hashes where 1 may be')
   })
   it.each(['a161', 'c0', 'cb 3ff8000000000000', 'c4 07 00000000000000', '90'])('are not: %s', (hex) => {
     expect(() => reader(new Raw(hex)).hash()).toThrow(MsgpackFault)
@@ -111,7 +128,9 @@ describe('what costs a sender nothing costs the reader nothing', () => {
   ])('a header that claims too much: %s', (hex) => {
     for (const method of ['array', 'map', 'uint32s', 'hashes', 'skip', 'text', 'bytes', 'canonicalText'] as const) {
       const beforeBytes = process.memoryUsage().arrayBuffers
-      expect(() => reader(new Raw(hex))[method]()).toThrow(MsgpackFault)
+      expect(() =>
+        method === 'hashes' ? reader(new Raw(hex)).hashes(2 ** 32) : reader(new Raw(hex))[method](),
+      ).toThrow(MsgpackFault)
       expect(process.memoryUsage().arrayBuffers - beforeBytes).toBeLessThan(1024 * 1024)
     }
   })

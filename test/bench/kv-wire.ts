@@ -1,0 +1,167 @@
+// What KV events cost from the wire on: decoded and applied, as vLLM writes them, and how soon after a frame was sent a
+// score shows it. Rows of `node test/bench/kv.ts`.
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import type { EndpointId } from '../../cluster/endpoints/endpoint.ts'
+import { decodeEvents } from '../../cluster/kv/decode-events.ts'
+import type { KvBatch } from '../../cluster/kv/kv-event.ts'
+import { createKvIndex, type KvIndex } from '../../cluster/kv/kv-index.ts'
+import { subscribe } from '../../cluster/kv/subscription.ts'
+import { BLOCK_TOKENS, CHAIN_BLOCKS, cpuMs, hashesOf, MODEL, promptOf, quantile, SOURCES } from './kv-prompts.ts'
+import type { Steps } from './kv-publisher.ts'
+import { EventWriter } from './kv-writer.ts'
+
+export type WireRow = { readonly what: string; readonly ours: string }
+
+/** Stored and removed again and again, beside what the index holds all the time. */
+export const CHAINS = 400
+const ROUNDS = 7
+/** One step's worth, all in one batch. */
+const STEP_BLOCKS = 128
+const VISIBLE_FRAMES = 2_000
+/** Those before compile what they run. */
+const VISIBLE_FROM = 300
+const VISIBLE_SPACING_MS = 2
+
+/** Payloads, and the blocks in them. */
+type Wire = { readonly payloads: readonly (readonly Buffer[])[]; readonly blocks: number }
+
+function storedOnWire(perEvent: number): Wire {
+  const payloads = Array.from({ length: CHAINS }, (_, chain) => {
+    const tokens = promptOf(chain, CHAIN_BLOCKS)
+    return batches(perEvent, (writer, from, to) => {
+      const parent = from === 0 ? undefined : hashesOf(chain, from - 1, from)
+      writer.stored(hashesOf(chain, from, to), parent, tokens.subarray(from * BLOCK_TOKENS, to * BLOCK_TOKENS))
+    })
+  })
+  return { payloads, blocks: CHAINS * CHAIN_BLOCKS }
+}
+
+/** Last block first. */
+function removedOnWire(perEvent: number): Wire {
+  const payloads = Array.from({ length: CHAINS }, (_, chain) => {
+    const hashes = hashesOf(chain, 0, CHAIN_BLOCKS)
+    return batches(perEvent, (writer, from, to) => {
+      writer.removed(hashes.subarray(2 * (CHAIN_BLOCKS - to), 2 * (CHAIN_BLOCKS - from)))
+    })
+  })
+  return { payloads, blocks: CHAINS * CHAIN_BLOCKS }
+}
+
+function batches(perEvent: number, write: (writer: EventWriter, from: number, to: number) => void): Buffer[] {
+  const payloads: Buffer[] = []
+  for (let start = 0; start < CHAIN_BLOCKS; start += STEP_BLOCKS) {
+    const end = Math.min(CHAIN_BLOCKS, start + STEP_BLOCKS)
+    const writer = new EventWriter(Math.ceil((end - start) / perEvent))
+    for (let from = start; from < end; from += perEvent) write(writer, from, Math.min(end, from + perEvent))
+    payloads.push(writer.payload())
+  }
+  return payloads
+}
+
+/** Blocks in a second of CPU time, decoded and applied. */
+function ingest(index: KvIndex, { payloads, blocks }: Wire, open: ReturnType<typeof openSources>): number {
+  const before = cpuMs()
+  for (const [chain, ofChain] of payloads.entries()) {
+    const source = open[chain % SOURCES]
+    for (const payload of ofChain) {
+      const decoded = decodeEvents(payload)
+      if (!decoded.ok) throw new Error(decoded.message)
+      source?.apply(decoded.batch)
+    }
+  }
+  const ms = cpuMs() - before
+  const { ignored, shedBlocks } = index.stats()
+  const lost = shedBlocks + Object.values(ignored).reduce((sum, count) => sum + count, 0)
+  if (lost > 0) throw new Error(`${lost} events or blocks were not applied`)
+  return (blocks * 1000) / ms
+}
+
+function openSources(index: KvIndex) {
+  return Array.from({ length: SOURCES }, (_, rank) =>
+    index.open({ endpoint: `pod-${rank}:8000` as EndpointId, rank: 0, model: MODEL }),
+  )
+}
+
+/**
+ * Each way of writing the same blocks, in turns: stored, and removed again. The median of the rounds.
+ *
+ * @param prefill applies what the index is to hold besides, in chains from number CHAINS on.
+ */
+export function fromWire(prefill: (apply: (chain: number, batch: KvBatch) => void) => void): WireRow[] {
+  const sizes = [128, 8, 1]
+  const stored = new Map(sizes.map((size) => [size, storedOnWire(size)]))
+  const removed = new Map(sizes.map((size) => [size, removedOnWire(size)]))
+  const perS = new Map<string, number[]>()
+  const index = createKvIndex()
+  const open = openSources(index)
+  prefill((chain, batch) => open[chain % SOURCES]?.apply(batch))
+  const row = (what: string, size: number) =>
+    `decoded from the wire and ${what}, ${size} ${size === 1 ? 'block' : 'blocks'} an event`
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const size of sizes) {
+      for (const [what, wire] of [
+        ['stored', stored.get(size)],
+        ['removed', removed.get(size)],
+      ] as const) {
+        const figure = ingest(index, wire as Wire, open)
+        // The first round compiles.
+        if (round === 0) continue
+        const name = row(what, size)
+        perS.set(name, [...(perS.get(name) ?? []), figure])
+      }
+    }
+  }
+  return ['stored', 'removed'].flatMap((what) =>
+    sizes.map((size) => {
+      const name = row(what, size)
+      return { what: name, ours: `${(quantile(perS.get(name) ?? [], 0.5) / 1e6).toFixed(2)} M/s` }
+    }),
+  )
+}
+
+/**
+ * From before a frame is handed to a PUB of another process until a score in this one has it, over loopback. Sockets and
+ * their threads take most of it.
+ */
+export async function visible(): Promise<WireRow> {
+  const steps: Steps = { frames: VISIBLE_FRAMES, blocks: STEP_BLOCKS, spacingMs: VISIBLE_SPACING_MS }
+  const publisher = fork(new URL('kv-publisher.ts', import.meta.url), [JSON.stringify(steps)])
+  const [address] = (await once(publisher, 'message')) as [string]
+  const index = createKvIndex()
+  const source = index.open({ endpoint: 'pod:8000' as EndpointId, rank: 0, model: MODEL })
+  const prompts = Array.from({ length: VISIBLE_FRAMES }, (_, chain) => promptOf(chain, STEP_BLOCKS))
+  const ms: number[] = []
+  let finish = () => {}
+  const finished = new Promise<void>((resolve) => {
+    finish = resolve
+  })
+  const subscription = subscribe({
+    events: address,
+    replay: undefined,
+    onBatch(batch, seq) {
+      source.apply(batch)
+      const tokenIds = prompts[seq] as Uint32Array
+      const [match] = index.match({ tokenIds, model: MODEL, lora: undefined, cacheSalt: undefined })
+      if (match?.matchedTokens !== STEP_BLOCKS * BLOCK_TOKENS) throw new Error(`frame ${seq} is in no score`)
+      ms.push(performance.timeOrigin + performance.now() - batch.atSeconds * 1000)
+      if (ms.length === VISIBLE_FRAMES) finish()
+    },
+    onClear() {},
+    onState({ state }) {
+      if (state === 'live') publisher.send('go')
+    },
+    onFault(message) {
+      throw new Error(message)
+    },
+  })
+  await finished
+  await subscription.close()
+  publisher.send('end')
+  await once(publisher, 'exit')
+  const measured = ms.slice(VISIBLE_FROM)
+  return {
+    what: `a step of ${STEP_BLOCKS} blocks, from before its PUB sends it until a score has it`,
+    ours: `${quantile(measured, 0.5).toFixed(2)} ms (p99 ${quantile(measured, 0.99).toFixed(2)})`,
+  }
+}
