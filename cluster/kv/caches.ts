@@ -9,6 +9,7 @@ import { beginSnapshot, decodeSnapshot, encodeSource, endSnapshot, type SourceSn
 import { createKvWatch, type KvWatch, type KvWatchDeps, type KvWatchEvent } from './watch.ts'
 
 export const CACHE_TTL_SECONDS_DEFAULT = 3_600
+const TOLD_INTERVAL_MS = 60_000
 /** For the whole of a snapshot. */
 const SNAPSHOT_TIMEOUT_MS = 60_000
 
@@ -51,9 +52,15 @@ export type Caches = {
 /** Rejects with a UserError when the address cannot be bound. A snapshot that cannot be had is told, and missed. */
 export async function startCaches(options: CachesOptions): Promise<Caches> {
   const { bind, snapshotFrom, nowMs, onEvent } = options
-  const index = createKvIndex({}, ({ shedding, ...change }) =>
-    onEvent({ type: shedding ? 'kv-shedding' : 'kv-room-again', ...change }),
-  )
+  // A publisher may bring about both with each of its batches.
+  const toldAtMs = new Map<string, number>()
+  const index = createKvIndex({}, ({ shedding, ...change }) => {
+    const type = shedding ? 'kv-shedding' : 'kv-room-again'
+    const key = `${type} ${change.endpoint} ${change.rank}`
+    if (nowMs() - (toldAtMs.get(key) ?? Number.NEGATIVE_INFINITY) < TOLD_INTERVAL_MS) return
+    toldAtMs.set(key, nowMs())
+    onEvent({ type, ...change })
+  })
   const feed = createEventFeed(() => options.epochMs() / 1_000, options.listener)
   const restored = snapshotFrom === undefined ? [] : await loadSnapshot(snapshotFrom, onEvent)
   const dialled = new Map(restored.filter(({ dials }) => !dials).map((source) => [keyOf(source), source]))

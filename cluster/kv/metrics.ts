@@ -36,6 +36,14 @@ export function registerCacheMetrics(registry: Registry, caches: Caches, ids: ()
     },
   })
   new Gauge({
+    name: 'warmpath_kv_shedding_sources',
+    help: 'Publishers of KV events whose blocks the index has no room for.',
+    registers,
+    collect() {
+      this.set(index.stats().sheddingSources)
+    },
+  })
+  new Gauge({
     name: 'warmpath_kv_stream_live',
     help: '1 when an endpoint’s KV events arrive and none is missing, 0 while they do not or some are.',
     labelNames: ['endpoint', 'rank'],

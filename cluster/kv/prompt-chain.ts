@@ -6,7 +6,7 @@ import type { PromptQuery } from './prefix-match.ts'
 /** Coarser than engines' blocks: what is guessed need not be exact, and costs a quarter. */
 export const PIECE_TOKENS = 64
 /** A longer prompt is guessed by its beginning. */
-const PIECES_MAX = 16_384
+const PIECES_MAX = 2_048
 const BYTES_PER_TOKEN = 4
 
 export type PromptChain = {

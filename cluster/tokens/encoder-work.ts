@@ -3,8 +3,14 @@
 import type { TextTokenizer } from './bpe/bpe.ts'
 import { coreOf, type Examined, examine } from './stand-ins.ts'
 
-/** A piece of a rendered prompt: texts, and the cores of long strings as they stand in a body (JSON, with quotes). */
-export type PieceParts = readonly (string | Uint8Array)[]
+/**
+ * A piece of a rendered prompt: texts, also in UTF-8, and the cores of long strings as they stand in a body (JSON, with
+ * quotes).
+ */
+export type PieceParts = readonly (string | Uint8Array | Utf8)[]
+
+/** How a long text goes to another thread: as a string it would be copied many times as slowly. */
+export type Utf8 = { readonly utf8: Uint8Array; readonly length: number }
 
 export type EncoderTask =
   | { readonly kind: 'examine'; readonly strings: readonly Uint8Array[] }
@@ -43,8 +49,9 @@ function owned(ids: Uint32Array): Uint32Array {
   return ids.byteLength === ids.buffer.byteLength ? ids : ids.slice()
 }
 
-function textOfPart(part: string | Uint8Array): string {
-  return typeof part === 'string' ? part : coreOf(parsed(part) ?? '')
+function textOfPart(part: PieceParts[number]): string {
+  if (typeof part === 'string') return part
+  return part instanceof Uint8Array ? coreOf(parsed(part) ?? '') : utf8.decode(part.utf8)
 }
 
 /** Invalid UTF-8 is no text to the engine either. */

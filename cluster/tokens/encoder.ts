@@ -1,7 +1,7 @@
 // Encodes texts: small ones at once, large ones in a worker thread, so that no prompt holds up another's stream.
 import { Worker } from 'node:worker_threads'
 import type { TextTokenizer } from './bpe/bpe.ts'
-import { bytesOf, type EncoderResult, type EncoderTask, perform } from './encoder-work.ts'
+import { bytesOf, type EncoderResult, type EncoderTask, perform, type Utf8 } from './encoder-work.ts'
 
 /** As much takes about a millisecond, words that were never seen included. */
 const AT_ONCE_BYTES = 8 * 1024
@@ -89,6 +89,9 @@ export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: 
   }
 }
 
+const UTF8_CHARS_MIN = 4 * 1024
+const utf8 = new TextEncoder()
+
 /** Views of a body would take the whole of it along. */
 function copied(task: EncoderTask): { readonly copy: EncoderTask; readonly buffers: ArrayBuffer[] } {
   const buffers: ArrayBuffer[] = []
@@ -97,7 +100,17 @@ function copied(task: EncoderTask): { readonly copy: EncoderTask; readonly buffe
     buffers.push(copy.buffer)
     return copy
   }
+  const encoded = (text: string): Utf8 => {
+    const bytes = utf8.encode(text)
+    buffers.push(bytes.buffer)
+    return { utf8: bytes, length: bytes.length }
+  }
   if (task.kind === 'examine') return { copy: { ...task, strings: task.strings.map(own) }, buffers }
-  const pieces = task.pieces.map((parts) => parts.map((part) => (typeof part === 'string' ? part : own(part))))
+  const pieces = task.pieces.map((parts) =>
+    parts.map((part) => {
+      if (typeof part === 'string') return part.length < UTF8_CHARS_MIN ? part : encoded(part)
+      return part instanceof Uint8Array ? own(part) : part
+    }),
+  )
   return { copy: { ...task, pieces }, buffers }
 }

@@ -20,25 +20,8 @@ export function createMerges(model: Settings): Merges {
   }
   if (!isObject(vocab) || !Array.isArray(merges)) throw new NotExact('the model has no vocabulary or no merges')
   if (merges.length > MERGES_MAX) throw new NotExact('the model has too many merges')
-  const idOf = new Map<string, number>()
-  for (const [token, id] of Object.entries(vocab)) {
-    if (!isTokenId(id)) throw new NotExact('the vocabulary has an id that is none')
-    idOf.set(token, id)
-  }
   const letters = lettersOfBytes()
-  const byteIds = Uint32Array.from(letters, (letter) => {
-    const id = idOf.get(letter)
-    if (id === undefined) throw new NotExact('the vocabulary lacks a byte')
-    return id
-  })
-  const pairs = new Pairs(merges.length)
-  merges.forEach((merge: unknown, rank) => {
-    const [left, right] = halvesOf(merge)
-    const ids = [left, right, left + right].map((token) => idOf.get(token))
-    if (!ids.every((id) => id !== undefined)) throw new NotExact('a merge names a token that there is not')
-    const [leftId, rightId, id] = ids as [number, number, number]
-    pairs.add(leftId, rightId, rank, id)
-  })
+  const { idOf, byteIds, pairs } = readVocabulary(vocab, merges, letters)
   const merger = new Merger(pairs)
   const bytes = new Uint8Array(4 * WORD_CHARS_FIRST)
   const whole = wholeFirst === true ? idOf : undefined
@@ -59,6 +42,29 @@ export function createMerges(model: Settings): Merges {
     }
     return merger.merge(input, size, byteIds)
   }
+}
+
+/** Apart from the merging, so that nothing of it is kept that is not used: a vocabulary has a hundred thousand strings. */
+function readVocabulary(vocab: Settings, merges: readonly unknown[], letters: readonly string[]) {
+  const idOf = new Map<string, number>()
+  for (const [token, id] of Object.entries(vocab)) {
+    if (!isTokenId(id)) throw new NotExact('the vocabulary has an id that is none')
+    idOf.set(token, id)
+  }
+  const byteIds = Uint32Array.from(letters, (letter) => {
+    const id = idOf.get(letter)
+    if (id === undefined) throw new NotExact('the vocabulary lacks a byte')
+    return id
+  })
+  const pairs = new Pairs(merges.length)
+  merges.forEach((merge: unknown, rank) => {
+    const [left, right] = halvesOf(merge)
+    const ids = [left, right, left + right].map((token) => idOf.get(token))
+    if (!ids.every((id) => id !== undefined)) throw new NotExact('a merge names a token that there is not')
+    const [leftId, rightId, id] = ids as [number, number, number]
+    pairs.add(leftId, rightId, rank, id)
+  })
+  return { idOf, byteIds, pairs }
 }
 
 const WORD_CHARS_FIRST = 256
