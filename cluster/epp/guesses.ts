@@ -13,8 +13,12 @@ export type Guesses = {
     known: ReadonlyMap<EndpointId, EndpointPrefix>,
     endpoints: readonly EndpointView[],
   ) => ReadonlyMap<EndpointId, EndpointPrefix>
-  /** Follows a placed prompt, so that others can be guessed by it. */
-  readonly follow: (chain: PromptChain) => PlacedPrompt
+  /**
+   * Follows a placed prompt, so that others can be guessed by it.
+   *
+   * @param prefixes as it was placed by: of an endpoint that tells what it holds nothing is guessed.
+   */
+  readonly follow: (chain: PromptChain, prefixes: ReadonlyMap<EndpointId, EndpointPrefix>) => PlacedPrompt
   readonly forget: (endpoint: EndpointId) => void
 }
 
@@ -22,8 +26,7 @@ export type Guesses = {
 export type PlacedPrompt = {
   readonly sent: (endpoint: EndpointId) => void
   readonly firstByte: () => void
-  /** @param cachedTokens as the engine told them. */
-  readonly over: (cachedTokens: number | undefined) => void
+  readonly over: () => void
 }
 
 export function createGuesses(approximate: ApproximateIndex, inFlight: InFlightPrefixes): Guesses {
@@ -48,25 +51,25 @@ export function createGuesses(approximate: ApproximateIndex, inFlight: InFlightP
       }
       return filled
     },
-    follow(chain) {
+    follow(chain, prefixes) {
+      // Until its first byte: a long stream must not hold its prompt.
+      let held: PromptChain | undefined = chain
       let at: EndpointId | undefined
       let underWay: UnderWay | undefined
-      let hasBegun = false
       return {
         sent(endpoint) {
           underWay?.over()
           at = endpoint
-          underWay = inFlight.sent(endpoint, chain)
+          underWay = held && inFlight.sent(endpoint, held)
         },
         firstByte() {
-          hasBegun = true
           underWay?.computed()
+          if (held && at !== undefined && prefixes.get(at)?.approximate !== undefined) approximate.computed(at, held)
+          held = undefined
         },
-        over(cachedTokens) {
+        over() {
           underWay?.over()
-          if (at === undefined || !hasBegun) return
-          if (cachedTokens !== undefined) approximate.reported(at, chain, cachedTokens)
-          approximate.computed(at, chain)
+          held = undefined
         },
       }
     },

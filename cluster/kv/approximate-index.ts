@@ -14,8 +14,6 @@ const PIECES_MAX = 2 * 1024 * 1024
 export type ApproximateIndex = {
   /** The prompt was computed there. */
   readonly computed: (endpoint: EndpointId, chain: PromptChain) => void
-  /** The engine said how much of it was cached: what was believed beyond that is not there. */
-  readonly reported: (endpoint: EndpointId, chain: PromptChain, cachedTokens: number) => void
   /** One entry for each of these endpoints. Nothing is `complete`: it is a guess. */
   readonly match: (chain: PromptChain, endpoints: readonly EndpointId[]) => readonly PrefixMatch[]
   readonly forget: (endpoint: EndpointId) => void
@@ -99,17 +97,6 @@ export function createApproximateIndex({ cacheTokensOf, ttlSeconds, nowMs }: App
       }
       if (events.length > 0) source.apply({ atSeconds: now, rank: 0, events, unknownEvents: 0 })
       evict(guessed, room)
-    },
-    reported(endpoint, chain, cachedTokens) {
-      const guessed = guesses.get(`${endpoint} ${modelOf(chain)}`)
-      if (guessed === undefined || chain.ofBytes) return
-      const from = Math.floor(cachedTokens / PIECE_TOKENS)
-      remove(
-        guessed,
-        keysOf(chain)
-          .slice(from)
-          .filter((key) => guessed.sentAtSeconds.has(key)),
-      )
     },
     match(chain, endpoints) {
       const wanted = new Set(endpoints)

@@ -167,7 +167,7 @@ async function answer(
   }
 
   decisions.add(record)
-  const placed = facts.chain && deps.guesses.follow(facts.chain)
+  const placed = facts.chain && deps.guesses.follow(facts.chain, prefixes)
   const served = servedBy(deps, caller, origin.session)
   /** The edge makes its own keys of it. What changed meanwhile is not told: who answers may be either. */
   const tellVersion = () =>
@@ -192,7 +192,7 @@ async function answer(
     (status) => {
       admitted.leave()
       if (record.attempts.length > 1) metrics.retried()
-      placed?.over(record.usage?.cachedTokens)
+      placed?.over()
       compare(deps, record)
       finish(status)
     },

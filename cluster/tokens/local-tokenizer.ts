@@ -1,7 +1,7 @@
 // Token ids of prompts from the model's own tokenizer and chat template, in this process. What was there in an earlier turn
 // is neither parsed nor tokenised again: long texts are known by their digest, stood in for while the template renders,
 // and the pieces between special tokens remember their ids.
-import { createHash, hash } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { createLru } from '../lru.ts'
 import type { TextTokenizer } from './bpe/bpe.ts'
 import type { ChatTemplate } from './chat-template.ts'
@@ -9,6 +9,7 @@ import type { Encoder } from './encoder.ts'
 import type { PieceParts } from './encoder-work.ts'
 import type { ChatTemplates } from './model-directory.ts'
 import { cutAtStandIns, type KnownText, standInFor } from './stand-ins.ts'
+import { createTextDigests } from './text-digests.ts'
 import type { PromptReading, PromptWords, TextPrompt, Tokens } from './tokenizer.ts'
 
 /** Of token ids remembered: 16 million tokens. */
@@ -51,6 +52,7 @@ const BEHIND: Failed = { ok: false, because: 'the tokenizer of this router is be
 
 export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
   const { tokenizer, templates, encoder } = deps
+  const digestTexts = createTextDigests()
   const texts = createLru<KnownText>(TEXTS_BYTES, () => TEXT_BYTES)
   const pieces = createLru<Piece>(PIECES_BYTES, ({ ids, keyChars }) => ids.byteLength + 2 * keyChars + PIECE_BYTES)
   /** Pieces that are being encoded, by their keys. */
@@ -82,7 +84,7 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
 
   /** What is known of each long string; undefined when it cannot be found out now. */
   async function examineAll(longStrings: readonly Buffer[]): Promise<readonly KnownText[] | undefined> {
-    const digests = longStrings.map((raw) => hash('sha256', raw, 'base64'))
+    const digests = digestTexts(longStrings)
     const known = digests.map((digest) => texts.get(digest))
     const missing = known.flatMap((text, index) => (text === undefined ? [index] : []))
     if (missing.length > 0) {

@@ -12,6 +12,9 @@ import type { Prompt, Tokenize, Tokens } from './tokenizer.ts'
 /** What the dialects' conversions look for in a text. */
 export const SOUGHT_BY_DIALECTS = ['x-anthropic-billing-header']
 
+/** In this thread, which has small texts alone: what it holds, the collector has to look at while streams wait. */
+const WORD_CACHE_BYTES = 4 * 1024 * 1024
+
 export type TokenizerState =
   | { readonly state: 'loading' }
   /** `unverified`: no engine has told yet whether it agrees. */
@@ -97,7 +100,7 @@ export function createRouterTokenizer(deps: RouterTokenizerDeps): RouterTokenize
   async function load(directory: string): Promise<Loaded> {
     try {
       const { tokenizer: json, config, templates } = await readModelDirectory(directory)
-      const { tokenizer, notOurs } = loadTextTokenizer(json, config)
+      const { tokenizer, notOurs } = loadTextTokenizer(json, config, WORD_CACHE_BYTES)
       const sought = soughtByAll(templates)
       const encoder = createEncoder({
         directory,

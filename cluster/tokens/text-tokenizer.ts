@@ -10,9 +10,17 @@ export type LoadedTokenizer = {
   readonly notOurs: string | undefined
 }
 
-/** Throws an Error when the file makes no tokenizer at all. */
-export function loadTextTokenizer(tokenizerJson: unknown, config: TokenizerConfig): LoadedTokenizer {
-  const bpe = createBpe(tokenizerJson)
+/**
+ * Throws an Error when the file makes no tokenizer at all.
+ *
+ * @param wordCacheBytes for the ids of words that were seen; as the tokenizer has it without.
+ */
+export function loadTextTokenizer(
+  tokenizerJson: unknown,
+  config: TokenizerConfig,
+  wordCacheBytes?: number,
+): LoadedTokenizer {
+  const bpe = createBpe(tokenizerJson, wordCacheBytes === undefined ? {} : { wordCacheBytes })
   if (bpe.ok) return { tokenizer: bpe.tokenizer, notOurs: undefined }
   const library = new Tokenizer(tokenizerJson as object, config as object)
   const encode = (text: string, specials: boolean): Uint32Array =>

@@ -4,6 +4,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { setTimeout as delay } from 'node:timers/promises'
 import { Tokenizer } from '@huggingface/tokenizers'
 import type { Endpoint, EndpointId } from '../../cluster/endpoints/endpoint.ts'
 import { createEndpointSet } from '../../cluster/endpoints/set.ts'
@@ -222,19 +223,23 @@ const unseen = () => bodyOf(conversation(CONVERSATION_BYTES))
 const cold = await measure(COLD_ROUNDS, unseen, cpuUs)
 print(`a chat of as many that nobody has seen       ${quantiles(cold)}   (budget 30 ms)`)
 
-const stopMs = (ns: number): string => `${(ns / 1e6 - 1).toFixed(1)} ms`
-// What a 2 MB prompt does to everybody else's streams.
-const delays = monitorEventLoopDelay({ resolution: 1 })
-delays.enable()
-const huge = Array.from({ length: 5 }, () =>
-  bodyOf([{ role: 'user', content: `${words(100)} ${source.repeat(9).slice(0, 2_000_000)}` }]),
-)
-delays.reset()
-for (const body of huge) await place(body)
-delays.disable()
-print(
-  `event loop while 5 prompts of 2 MB are read  stops: p99 ${stopMs(delays.percentile(99))}, longest ${stopMs(delays.max)} (the collector's)   (budget 5 ms)`,
-)
+// What a 2 MB prompt does to everybody else's streams. The second kind holds words that templates look for: it is read whole.
+const stopMs = (ns: number): string => `${Math.max(0, ns / 1e6 - 1).toFixed(1)} ms`
+for (const [kind, text] of [
+  ['as most are', source.replaceAll('think', 'guess')],
+  ['read whole', `</think>${source}`],
+] as const) {
+  const huge = Array.from({ length: 5 }, (_, which) =>
+    bodyOf([{ role: 'user', content: `${which} ${kind} ${text.repeat(9).slice(0, 2_000_000)}` }]),
+  )
+  await delay(500)
+  const delays = monitorEventLoopDelay({ resolution: 1 })
+  delays.enable()
+  for (const body of huge) await place(body)
+  delays.disable()
+  const stops = `p99 ${stopMs(delays.percentile(99))}, longest ${stopMs(delays.max)}`
+  print(`event loop while 5 prompts of 2 MB are read, ${kind}: stops ${stops}   (budget 5 ms)`)
+}
 
 // One text, three tokenizers.
 const json = JSON.parse(readFileSync(join(directory, 'tokenizer.json'), 'utf8'))

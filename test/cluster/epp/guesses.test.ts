@@ -51,10 +51,10 @@ describe('a pod that tells nothing', () => {
   it('is guessed to hold what was computed there, of tokens as of bytes, and nobody else is', () => {
     const { guesses, endpoints } = rig()
     for (const chain of [prompt(1, 4, 2), chainOfBytes(Buffer.from('some words '.repeat(400)), NAMES)]) {
-      const placed = guesses.follow(chain)
+      const placed = guesses.follow(chain, guesses.fill(chain, new Map(), endpoints))
       placed.sent(A)
       placed.firstByte()
-      placed.over(undefined)
+      placed.over()
       const filled = guesses.fill(chain, new Map(), endpoints)
       expect(filled.get(A)).toMatchObject({ approximate: true, complete: false })
       expect(filled.get(A)?.matchedTokens).toBeGreaterThanOrEqual(4 * PIECE_TOKENS)
@@ -63,10 +63,16 @@ describe('a pod that tells nothing', () => {
   })
 
   it('is not guessed to hold what never began there, nor another tenant’s, nor an adapter’s', () => {
-    const { guesses, approximate, tokensAt } = rig()
-    const failed = guesses.follow(prompt(1, 4, 2))
+    const { guesses, approximate, tokensAt, endpoints } = rig()
+    const failed = guesses.follow(prompt(1, 4, 2), guesses.fill(prompt(1, 4, 2), new Map(), endpoints))
     failed.sent(A)
-    failed.over(undefined)
+    failed.over()
+    expect(tokensAt(prompt(1, 4, 2))).toEqual([0, 0])
+    // Of one that tells what it holds nothing is guessed.
+    const match = { endpoint: A, rank: 0, matchedTokens: 0, gpuTokens: 0, complete: true }
+    const told = guesses.follow(prompt(1, 4, 2), new Map([[A, { ...match, ranks: [match] }]]))
+    told.sent(A)
+    told.firstByte()
     expect(tokensAt(prompt(1, 4, 2))).toEqual([0, 0])
     approximate.computed(A, prompt(1, 4, 2))
     const { tokenIds } = prompt(1, 4, 2).query
@@ -86,11 +92,10 @@ describe('a pod that tells nothing', () => {
     expect(approximate.stats()).toMatchObject({ endpoints: 1, pieces: 12 })
   })
 
-  it('forgets what is older than the time that was set, what the engine says is not there, and all when it is gone', () => {
+  it('forgets what is older than the time that was set, and all when it is gone', () => {
     const { approximate, tokensAt, pass } = rig({ ttlSeconds: 60 })
     approximate.computed(A, prompt(1, 0, 6))
-    approximate.reported(A, prompt(1, 0, 6), 2 * PIECE_TOKENS + 5)
-    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(2 * PIECE_TOKENS)
+    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(6 * PIECE_TOKENS)
     pass(61_000)
     expect(tokensAt(prompt(1, 0, 6))[0]).toBe(0)
     approximate.computed(A, prompt(1, 0, 6))
@@ -138,14 +143,14 @@ describe('a prompt that is under way', () => {
 
   it('draws those with the same beginning after it, until its events have had their time', () => {
     const { guesses, endpoints, pass } = rig()
-    const leader = guesses.follow(prompt(1, 10, 2))
+    const leader = guesses.follow(prompt(1, 10, 2), known)
     leader.sent(A)
     const look = () => coming(guesses.fill(prompt(2, 10, 3), known, endpoints))
     expect(look()).toEqual([10 * PIECE_TOKENS, undefined])
     expect(coming(guesses.fill(prompt(3, 2, 9), known, endpoints))).toEqual([undefined, undefined])
     pass(60_000)
     leader.firstByte()
-    leader.over(0)
+    leader.over()
     expect(look()).toEqual([10 * PIECE_TOKENS, undefined])
     pass(2_001)
     expect(look()).toEqual([undefined, undefined])
@@ -178,11 +183,11 @@ describe('a prompt that is under way', () => {
 
   it('draws nobody once it failed, or went elsewhere', () => {
     const { guesses, endpoints, inFlight } = rig()
-    const leader = guesses.follow(prompt(1, 10, 2))
+    const leader = guesses.follow(prompt(1, 10, 2), known)
     leader.sent(A)
     leader.sent(B)
     expect(coming(guesses.fill(prompt(2, 10, 3), known, endpoints))).toEqual([undefined, 10 * PIECE_TOKENS])
-    leader.over(undefined)
+    leader.over()
     expect([coming(guesses.fill(prompt(2, 10, 3), known, endpoints)), inFlight.size()]).toEqual([
       [undefined, undefined],
       0,
@@ -191,7 +196,7 @@ describe('a prompt that is under way', () => {
 
   it('is followed by nine of ten, and left where so much stands before it that another computes it sooner', () => {
     const { guesses } = rig()
-    guesses.follow(prompt(1, 100, 2)).sent(A)
+    guesses.follow(prompt(1, 100, 2), known).sent(A)
     const at = (sent: number) => [view('a:1', { sentPromptTokens: sent }), view('b:1')]
     for (let follower = 2; follower <= 10; follower++) {
       const chain = prompt(follower, 100, 1)
