@@ -6,6 +6,8 @@ import { createLru } from '../lru.ts'
 /** Of bodies that are kept for the comparison: some hundred conversations, long ones fewer. */
 const KEPT_BYTES = 32 * 1024 * 1024
 const KEPT_ENTRY_BYTES = 400
+/** A larger body would take the place of too many. */
+const KEPT_BODY_BYTES_MAX = KEPT_BYTES / 8
 /** Shorter conversations are digested as fast. */
 const COMPARED_BYTES_MIN = 32 * 1024
 /** An answer, another question, results of tools: what a turn adds behind the last text of the one before. */
@@ -32,7 +34,11 @@ export function createTextDigests(): DigestTexts {
       for (let before = 0; before < at; before++) digests[before] = kept.digests[before] as string
       break
     }
-    conversations.set(digests.at(-1) as string, { texts, digests, bytes })
+    // They are views of the body: it is kept whole, images and all.
+    const heldBytes = Math.max(bytes, texts.at(-1)?.buffer.byteLength ?? 0)
+    if (heldBytes <= KEPT_BODY_BYTES_MAX) {
+      conversations.set(digests.at(-1) as string, { texts, digests, bytes: heldBytes })
+    }
     return digests
   }
 }
