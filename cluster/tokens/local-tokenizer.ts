@@ -2,6 +2,7 @@
 // is neither parsed nor tokenised again: long texts are known by their digest, stood in for while the template renders,
 // and the pieces between special tokens remember their ids.
 import { createHash } from 'node:crypto'
+import { setImmediate as othersTurn } from 'node:timers/promises'
 import { createLru } from '../lru.ts'
 import type { TextTokenizer } from './bpe/bpe.ts'
 import type { ChatTemplate } from './chat-template.ts'
@@ -24,6 +25,8 @@ const KEY_CHARS_MAX = 512
 /** Of long strings that stand for themselves; a prompt with more of them is the engine's to read. */
 const READ_BYTES_MAX = 4 * 1024 * 1024
 const PAUSED_BYTES_MIN = 256 * 1024
+/** Of pieces that are looked up or sent to be encoded without letting others have their turn. */
+const AT_ONCE_CHARS = 512 * 1024
 /** One prompt in so many that was rendered with stand-ins is rendered and tokenised whole too, to see whether it differs. */
 const CHECKED_ONE_IN = 64
 
@@ -84,7 +87,7 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
 
   /** What is known of each long string; undefined when it cannot be found out now. */
   async function examineAll(longStrings: readonly Buffer[]): Promise<readonly KnownText[] | undefined> {
-    const digests = digestTexts(longStrings)
+    const digests = await digestTexts(longStrings)
     const known = digests.map((digest) => texts.get(digest))
     const missing = known.flatMap((text, index) => (text === undefined ? [index] : []))
     if (missing.length > 0) {
@@ -112,7 +115,7 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
     )
     if (readBytes > READ_BYTES_MAX) return { ok: false, because: 'the prompt is too long to be read here' }
     // Each step of a large one takes milliseconds: others have their turn in between.
-    const pause = readBytes < PAUSED_BYTES_MIN ? undefined : () => new Promise<void>((resolve) => setImmediate(resolve))
+    const pause = readBytes < PAUSED_BYTES_MIN ? undefined : () => othersTurn()
     await pause?.()
     const words = reading.read(known.map(standInFor))
     if (!words.ok) return words
@@ -138,15 +141,24 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
   async function encodePieces(text: string, partsOf: (piece: string) => PieceParts) {
     const found: (Uint32Array | Promise<Uint32Array | undefined>)[] = []
     const missing: { readonly key: string; readonly parts: PieceParts; readonly at: number }[] = []
+    let charsAtOnce = 0
     for (const { text: piece, id } of tokenizer.pieces(text)) {
       if (id !== undefined) {
         found.push(Uint32Array.of(id))
         continue
       }
+      charsAtOnce += piece.length
+      const pauses = charsAtOnce > AT_ONCE_CHARS
+      if (pauses) {
+        charsAtOnce = 0
+        await othersTurn()
+      }
       const key = piece.length > KEY_CHARS_MAX ? createHash('sha256').update(piece, 'utf16le').digest('base64') : piece
+      if (pauses) await othersTurn()
       const remembered = pieces.get(key)?.ids ?? pending.get(key)
       if (remembered === undefined) missing.push({ key, parts: partsOf(piece), at: found.length })
       found.push(remembered ?? NOTHING)
+      if (pauses) await othersTurn()
     }
     if (missing.length > 0) {
       const encoding = encoder.perform({ kind: 'encode', pieces: missing.map(({ parts }) => parts) })

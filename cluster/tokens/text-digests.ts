@@ -1,6 +1,7 @@
 // Digests of a conversation's long texts. Those of the turn before are known by their bytes, which are compared faster than
 // they are digested.
-import { hash } from 'node:crypto'
+import { createHash, hash } from 'node:crypto'
+import { setImmediate as othersTurn } from 'node:timers/promises'
 import { createLru } from '../lru.ts'
 
 /** Of bodies that are kept for the comparison: some hundred conversations, long ones fewer. */
@@ -15,19 +16,24 @@ const NEW_TEXTS_MAX = 6
 
 type Kept = { readonly texts: readonly Buffer[]; readonly digests: readonly string[]; readonly bytes: number }
 
-/** SHA-256 of each text, in base64. */
-export type DigestTexts = (texts: readonly Buffer[]) => readonly string[]
+/** About a millisecond's work. */
+const AT_ONCE_BYTES = 512 * 1024
+
+/** SHA-256 of each text, in base64. Others have their turn in between when there is much to digest. */
+export type DigestTexts = (texts: readonly Buffer[]) => Promise<readonly string[]>
 
 export function createTextDigests(): DigestTexts {
   /** By the digest of the last text. */
   const conversations = createLru<Kept>(KEPT_BYTES, ({ bytes, texts }) => bytes + texts.length * KEPT_ENTRY_BYTES)
-  return (texts) => {
+  return async (texts) => {
     const bytes = texts.reduce((sum, { length }) => sum + length, 0)
-    if (bytes < COMPARED_BYTES_MIN) return texts.map(digestOf)
+    if (bytes < COMPARED_BYTES_MIN) return texts.map(digestAtOnce)
+    const digestOf = createDigest()
     const digests = Array<string>(texts.length)
     let at = texts.length - 1
     for (; at >= 0; at--) {
-      const digest = digestOf(texts[at] as Buffer)
+      const pending = digestOf(texts[at] as Buffer)
+      const digest = typeof pending === 'string' ? pending : await pending
       digests[at] = digest
       const kept = at >= texts.length - NEW_TEXTS_MAX ? conversations.get(digest) : undefined
       if (kept === undefined || !beginsWith(texts, kept.texts, at)) continue
@@ -50,6 +56,26 @@ function beginsWith(texts: readonly Buffer[], kept: readonly Buffer[], last: num
   return true
 }
 
-function digestOf(text: Buffer): string {
+/** Of one conversation's texts, one after the other. */
+function createDigest(): (text: Buffer) => string | Promise<string> {
+  let bytesAtOnce = 0
+  return (text) => {
+    bytesAtOnce += text.length
+    if (bytesAtOnce < AT_ONCE_BYTES) return digestAtOnce(text)
+    bytesAtOnce = 0
+    return digestInParts(text)
+  }
+}
+
+function digestAtOnce(text: Buffer): string {
   return hash('sha256', text, 'base64')
+}
+
+async function digestInParts(text: Buffer): Promise<string> {
+  const digest = createHash('sha256')
+  for (let at = 0; at < text.length; at += AT_ONCE_BYTES) {
+    await othersTurn()
+    digest.update(text.subarray(at, at + AT_ONCE_BYTES))
+  }
+  return digest.digest('base64')
 }
