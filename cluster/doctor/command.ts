@@ -2,6 +2,7 @@
 import { originOf } from '../config-file.ts'
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import { isEventsAddress } from '../kv/sources.ts'
+import { PROMPT_WORKER } from '../prompts/prompt.ts'
 import { createRouterTokenizer } from '../tokens/router-tokenizer.ts'
 import { UserError } from '../user-error.ts'
 import { describeFinding, type Finding } from './finding.ts'
@@ -56,6 +57,7 @@ async function compareTokenizer(
 ): Promise<Finding> {
   const { ask } = createEngine(origin, apiKey)
   const tokenizer = createRouterTokenizer({
+    worker: PROMPT_WORKER,
     directoryOf: () => directory,
     baseOf: (name) => name,
     engine: async () => ({ ok: false, because: 'not asked' }),

@@ -1,5 +1,6 @@
 // What a decision is made from, gathered: the prompt's token ids, what each endpoint holds of them, where the session was.
 // Nothing here fails a request: what cannot be known is missing, and says why.
+import { setImmediate as othersTurn } from 'node:timers/promises'
 import type { EndpointId, EndpointView } from '../endpoints/endpoint.ts'
 import { bestByEndpoint, type EndpointPrefix, type FindPrefixes } from '../kv/prefix-match.ts'
 import { chainOfBytes, chainOfTokens, type PromptChain } from '../kv/prompt-chain.ts'
@@ -64,6 +65,8 @@ export async function gatherPrompt(
     return { promptTokens: promptTokensEstimate, tokensUnknown: tokens.because, prefixes, chain }
   }
   const tokenIds = tokens.ids
+  const isLong = tokenIds.length > AT_ONCE_TOKENS
+  if (isLong) await othersTurn()
   const queries = baseModels.map((base) => deps.findPrefixes({ tokenIds, model: base, lora, cacheSalt }))
   const found = await Promise.all(queries)
   const best = bestByEndpoint(found.flatMap(({ matches }) => matches))
@@ -71,11 +74,14 @@ export async function gatherPrompt(
   // Where nearly all of it is known to lie somewhere, nothing is left to guess.
   const most = Math.max(0, ...[...known.values()].map(({ matchedTokens }) => matchedTokens))
   const isKnown = tokenIds.length - most < GUESSED_TOKENS_MIN && serving.every(({ endpoint }) => known.has(endpoint.id))
+  if (isLong && !isKnown) await othersTurn()
   const chain = isKnown ? undefined : chainOfTokens({ ...names, tokenIds })
   const prefixes = guessed(chain, known)
   return { promptTokens: tokenIds.length, tokensUnknown: undefined, prefixes, lookedUpBy: found[0]?.by, chain }
 }
 
+/** To look up more, and to hash them again for guesses, takes a millisecond each: others have their turn in between. */
+const AT_ONCE_TOKENS = 128 * 1024
 /** Fewer are computed sooner than anybody could have followed. */
 const GUESSED_TOKENS_MIN = 2_048
 

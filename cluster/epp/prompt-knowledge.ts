@@ -7,6 +7,7 @@ import type { MonitorEvent } from '../endpoints/monitor.ts'
 import type { EndpointSet } from '../endpoints/set.ts'
 import { type Caches, type CachesEvent, startCaches } from '../kv/caches.ts'
 import type { CacheListener } from '../kv/event-feed.ts'
+import { PROMPT_WORKER } from '../prompts/prompt.ts'
 import { createEngineTokenizer } from '../tokens/engine-tokenizer.ts'
 import { findTokenizerDirectory, type TokenizerDirectories } from '../tokens/find-directory.ts'
 import { createRouterTokenizer, type RouterTokenizer, type TokenizerEvent } from '../tokens/router-tokenizer.ts'
@@ -72,6 +73,7 @@ export async function startPromptKnowledge(config: KnowledgeConfig, deps: Knowle
   })
   const directories = tokenizerFinder(config, endpoints)
   const tokenizer = createRouterTokenizer({
+    worker: PROMPT_WORKER,
     directoryOf: directories.directoryOf,
     baseOf: (model) => adapterOf(endpoints, model) ?? model,
     engine: createEngineTokenizer({

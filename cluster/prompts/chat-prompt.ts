@@ -1,5 +1,6 @@
 // A chat as vLLM's `POST /tokenize` takes it, and as a chat template does, for dialects whose requests vLLM itself turns
 // into chats first.
+import type { Dialect } from '../../shared/dialect.ts'
 import type { EngineBody, JsonObject, PromptWords, TextPrompt } from '../tokens/tokenizer.ts'
 import { type BodyMember, findMember } from './body.ts'
 import { findLongStrings, type ShortBody, withStandIns } from './long-strings.ts'
@@ -29,13 +30,9 @@ export function unknown(because: string): never {
 export type ReadMember = (name: string) => unknown
 
 /** Runs a conversion of a body's members, for an engine or for a template; what it gives up on has no prompt. */
-export function convertChat(
-  body: Buffer,
-  members: readonly BodyMember[],
-  convert: (read: ReadMember) => ChatPrompt,
-): TextPrompt {
+export function convertChat(request: PromptSource, convert: (read: ReadMember) => ChatPrompt): TextPrompt {
   return textPrompt(
-    { body, members },
+    request,
     (whole) => Buffer.from(JSON.stringify(convert(readerOf(whole.body, whole.members)))),
     (short) => {
       const { messages, tools, chat_template_kwargs, add_special_tokens } = convert(readerOf(short.body, short.members))
@@ -51,22 +48,27 @@ export function convertChat(
   )
 }
 
+/** A request in its dialect, and where its members stand. */
+export type PromptSource = ShortBody & { readonly dialect: Dialect }
+
 /** A prompt whose conversions may give up. */
 export function textPrompt(
-  whole: ShortBody,
+  request: PromptSource,
   forEngine: (whole: ShortBody) => Buffer,
   read: (short: ShortBody) => PromptWords,
 ): TextPrompt {
-  const { body, members } = whole
+  const { dialect, body, members } = request
   return {
     kind: 'text',
-    forEngine: () => orUnknown((): EngineBody => ({ ok: true, body: forEngine(whole) })),
+    forEngine: () => orUnknown((): EngineBody => ({ ok: true, body: forEngine(request) })),
     get reading() {
-      const spans = findLongStrings(body, members)
+      const { spans, parts } = findLongStrings(body, members)
       return {
+        source: { dialect, body },
         longStrings: spans.map(({ start, end }) => body.subarray(start, end)),
+        parts,
         read: (standIns: readonly (string | undefined)[]) =>
-          orUnknown(() => read(withStandIns(body, spans, standIns) ?? unknown('the prompt is no JSON'))),
+          orUnknown(() => read(withStandIns(request, spans, standIns) ?? unknown('the prompt is no JSON'))),
       }
     },
   }

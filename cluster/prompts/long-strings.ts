@@ -19,22 +19,32 @@ const COMMA = 0x2c
 const OPEN_BRACKET = 0x5b
 const OPEN_BRACE = 0x7b
 
-/** In their order. The body has passed `scanBody`. */
-export function findLongStrings(body: Buffer, members: readonly BodyMember[]): StringSpan[] {
-  const found: StringSpan[] = []
+export type LongStrings = {
+  /** In their order. */
+  readonly spans: readonly StringSpan[]
+  /** Messages, and parts of them: each costs a template its time, however short. */
+  readonly parts: number
+}
+
+/** The body has passed `scanBody`. */
+export function findLongStrings(body: Buffer, members: readonly BodyMember[]): LongStrings {
+  const found: Found = { spans: [], parts: 0 }
   for (const { name, valueStart } of members) if (CONVERSATIONS.has(name)) walk(body, valueStart, found)
   return found
 }
 
+type Found = { readonly spans: StringSpan[]; parts: number }
+
 /** The place behind the value at `start`. */
-function walk(body: Buffer, start: number, found: StringSpan[]): number {
+function walk(body: Buffer, start: number, found: Found): number {
   const first = body[start]
   if (first === QUOTE) {
     const end = stringEnd(body, start)
-    if (end - start >= LONG_BYTES && found.length < LONG_STRINGS_MAX) found.push({ start, end })
+    if (end - start >= LONG_BYTES && found.spans.length < LONG_STRINGS_MAX) found.spans.push({ start, end })
     return end
   }
   if (first !== OPEN_BRACKET && first !== OPEN_BRACE) return valueEndOf(body, start)
+  if (first === OPEN_BRACE) found.parts++
   let at = skipSpace(body, start + 1)
   if (body[at] === first + 2) return at + 1
   for (;;) {
@@ -60,10 +70,11 @@ export type ShortBody = { readonly body: Buffer; readonly members: readonly Body
 
 /** The body with texts in the place of some of its strings: a span stays where its text is undefined. */
 export function withStandIns(
-  body: Buffer,
+  { body, members }: ShortBody,
   spans: readonly StringSpan[],
   standIns: readonly (string | undefined)[],
 ): ShortBody | undefined {
+  if (standIns.every((standIn) => standIn === undefined)) return { body, members }
   const pieces: Buffer[] = []
   let at = 0
   spans.forEach(({ start, end }, index) => {

@@ -1,20 +1,20 @@
 // The chat that vLLM makes of a request for messages. (`AnthropicServingMessages.to_chat_completion_request`, 0.32)
 import type { TextPrompt } from '../tokens/tokenizer.ts'
-import type { BodyMember } from './body.ts'
 import {
   convertChat,
   isObject,
   type JsonObject,
   listOf,
   objectOf,
+  type PromptSource,
   type ReadMember,
   templateArguments,
   textOf,
   unknown,
 } from './chat-prompt.ts'
 
-export function messagesPrompt(body: Buffer, members: readonly BodyMember[]): TextPrompt {
-  return convertChat(body, members, (read) => ({
+export function messagesPrompt(request: PromptSource): TextPrompt {
+  return convertChat(request, (read) => ({
     model: read('model'),
     messages: [...systemOf(read('system')), ...listOf(read('messages'), '`messages`').flatMap(messagesOf)],
     tools: toolsOf(read('tools')),

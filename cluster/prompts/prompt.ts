@@ -8,6 +8,7 @@ import {
   type JsonObject,
   listOf,
   objectOf,
+  type PromptSource,
   type ReadMember,
   readerOf,
   templateArguments,
@@ -38,16 +39,20 @@ const COMPLETION_MEMBERS = new Set(['model', 'prompt', 'add_special_tokens'])
 const OPEN_BRACKET = 0x5b
 const CLOSE_BRACKET = 0x5d
 
+/** A worker thread that reads prompts as this one does, and encodes. */
+export const PROMPT_WORKER = new URL('./prompt-worker.ts', import.meta.url)
+
 export function promptOf(dialect: Dialect, body: Buffer, members: readonly BodyMember[]): Prompt {
+  const request = { dialect, body, members }
   switch (dialect) {
     case 'chat':
-      return chatPrompt(body, members)
+      return chatPrompt(request)
     case 'completions':
-      return completionPrompt(body, members)
+      return completionPrompt(request)
     case 'responses':
-      return responsesPrompt(body, members)
+      return responsesPrompt(request)
     case 'messages':
-      return messagesPrompt(body, members)
+      return messagesPrompt(request)
     case 'count-tokens':
       return { kind: 'unknown', because: 'counting tokens computes none of them' }
     case 'embeddings':
@@ -82,9 +87,9 @@ const ABSENT: ReadonlySet<string> = new Set(['null', 'false'])
 /** Members with which the engine computes other tokens than those of the words. */
 const OTHER_TOKENS = ['truncate_prompt_tokens', 'prompt_embeds'] as const
 
-function chatPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
+function chatPrompt(request: PromptSource): Prompt {
   return textPrompt(
-    { body, members },
+    request,
     (whole) => {
       const read = readerOf(whole.body, whole.members)
       for (const name of OTHER_TOKENS) if (read(name) !== undefined) return unknown(`the request has \`${name}\``)
@@ -122,7 +127,8 @@ function argumentsOf(read: ReadMember): JsonObject | undefined {
   return templateArguments(read('chat_template_kwargs'), effort, documents)
 }
 
-function completionPrompt(body: Buffer, members: readonly BodyMember[]): Prompt {
+function completionPrompt(request: PromptSource): Prompt {
+  const { body, members } = request
   const prompt = findMember(members, 'prompt')
   if (!prompt) return { kind: 'unknown', because: 'the request has no prompt' }
   for (const name of OTHER_TOKENS) {
@@ -132,12 +138,12 @@ function completionPrompt(body: Buffer, members: readonly BodyMember[]): Prompt 
     }
   }
   const { valueStart } = prompt
-  if (body[valueStart] === QUOTE) return completionText(body, members, undefined)
+  if (body[valueStart] === QUOTE) return completionText(request, undefined)
   if (body[valueStart] !== OPEN_BRACKET) return { kind: 'unknown', because: 'the prompt is neither text nor token ids' }
   const first = skipSpace(body, valueStart + 1)
   if (body[first] === QUOTE) {
     const end = stringEnd(body, first)
-    if (isLast(body, end)) return completionText(body, members, body.toString('utf8', first, end))
+    if (isLast(body, end)) return completionText(request, body.toString('utf8', first, end))
   } else {
     const nested = body[first] === OPEN_BRACKET
     const list = readIdList(body, nested ? first + 1 : first)
@@ -152,9 +158,9 @@ function isLast(body: Buffer, at: number): boolean {
 }
 
 /** @param text the prompt as JSON, where it is not the member's own value. */
-function completionText(body: Buffer, members: readonly BodyMember[], text: string | undefined): TextPrompt {
+function completionText(request: PromptSource, text: string | undefined): TextPrompt {
   return textPrompt(
-    { body, members },
+    request,
     (whole) => {
       const set = new Map(text === undefined ? [] : [['prompt', text]])
       return rewriteBody(whole.body, whole.members, (name) => !COMPLETION_MEMBERS.has(name), set)

@@ -1,20 +1,20 @@
 // The chat that vLLM makes of a request for a response. (`construct_input_messages`, `construct_tool_dicts`, 0.32)
 import type { TextPrompt } from '../tokens/tokenizer.ts'
-import type { BodyMember } from './body.ts'
 import {
   convertChat,
   isObject,
   type JsonObject,
   listOf,
   objectOf,
+  type PromptSource,
   type ReadMember,
   templateArguments,
   textOf,
   unknown,
 } from './chat-prompt.ts'
 
-export function responsesPrompt(body: Buffer, members: readonly BodyMember[]): TextPrompt {
-  return convertChat(body, members, (read) => {
+export function responsesPrompt(request: PromptSource): TextPrompt {
+  return convertChat(request, (read) => {
     for (const name of ['previous_response_id', 'previous_input_messages', 'prompt']) {
       if (read(name) !== undefined) return unknown('the prompt goes on from what only an engine knows')
     }

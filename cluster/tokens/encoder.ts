@@ -1,7 +1,10 @@
-// Encodes texts: small ones at once, large ones in a worker thread, so that no prompt holds up another's stream.
+// Encodes texts: small ones at once, large ones in a worker thread, so that no prompt holds up another's stream. The worker
+// reads whole prompts too.
+import { setImmediate as othersTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { TextTokenizer } from './bpe/bpe.ts'
 import { bytesOf, type EncoderResult, type EncoderTask, perform, type Utf8 } from './encoder-work.ts'
+import type { PromptReading, Tokens } from './tokenizer.ts'
 
 /** As much takes about a millisecond, words that were never seen included. */
 const AT_ONCE_BYTES = 8 * 1024
@@ -10,14 +13,39 @@ const WAITING_BYTES_MAX = 32 * 1024 * 1024
 /** A worker that ended is started again, not more often than this. */
 const RESTART_MS = 5_000
 
+/** About a millisecond's work. */
+const COPIED_AT_ONCE_BYTES = 512 * 1024
+
+type PromptSource = NonNullable<PromptReading['source']>
+
+/** What a worker is asked, by number. */
+export type WorkerTask = EncoderTask | ReadTask
+
+/** A whole prompt is to be read and encoded; see `ThreadTokenizer`. */
+export type ReadTask = {
+  readonly kind: 'read'
+  readonly dialect: PromptSource['dialect']
+  readonly body: Uint8Array
+  readonly standsIn: boolean
+}
+
+export type WorkerResult = EncoderResult | { readonly kind: 'read'; readonly tokens: Tokens }
+
+/** What a worker is given at its start. */
+export type WorkerData = { readonly directory: string; readonly sought: readonly string[] }
+
 export type Encoder = {
   /** Undefined when it cannot be done now: too much waits, or the worker has ended. */
   readonly perform: (task: EncoderTask) => Promise<EncoderResult | undefined>
+  /** Of a prompt that takes long to read. Undefined as with `perform`. */
+  readonly tokenize: (source: PromptSource, standsIn: boolean) => Promise<Tokens | undefined>
   readonly waitingBytes: () => number
   readonly close: () => Promise<void>
 }
 
 export type EncoderOptions = {
+  /** The worker's program. It answers each `WorkerTask`, and is given {@link WorkerData}. */
+  readonly worker: URL
   readonly directory: string
   readonly tokenizer: TextTokenizer
   readonly sought: readonly string[]
@@ -26,9 +54,10 @@ export type EncoderOptions = {
   readonly onFault: (message: string) => void
 }
 
-type Waiting = { readonly bytes: number; readonly resolve: (result: EncoderResult | undefined) => void }
+type Waiting = { readonly bytes: number; readonly resolve: (result: WorkerResult | undefined) => void }
 
-export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: EncoderOptions): Encoder {
+export function createEncoder(options: EncoderOptions): Encoder {
+  const { directory, tokenizer, sought, nowMs, onFault } = options
   // Invariant: `waitingBytes` is the sum over `waiting`; all of it is with `worker`.
   const waiting = new Map<number, Waiting>()
   let waitingBytes = 0
@@ -40,10 +69,11 @@ export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: 
   function start(): Worker | undefined {
     if (worker !== undefined || closed || nowMs() - startedAtMs < RESTART_MS) return worker
     startedAtMs = nowMs()
-    const started = new Worker(new URL('./encoder-worker.ts', import.meta.url), { workerData: { directory, sought } })
+    const workerData: WorkerData = { directory, sought }
+    const started = new Worker(options.worker, { workerData })
     // It holds nothing that a process has to wait for.
     started.unref()
-    started.on('message', ({ id, result }: { readonly id?: number; readonly result?: EncoderResult }) => {
+    started.on('message', ({ id, result }: { readonly id?: number; readonly result?: WorkerResult }) => {
       if (id !== undefined) settle(id, result)
     })
     const ended = (message: string) => {
@@ -58,7 +88,7 @@ export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: 
     return started
   }
 
-  function settle(id: number, result: EncoderResult | undefined): void {
+  function settle(id: number, result: WorkerResult | undefined): void {
     const one = waiting.get(id)
     if (one === undefined) return
     waiting.delete(id)
@@ -66,20 +96,34 @@ export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: 
     one.resolve(result)
   }
 
+  /** @param copy of the task, to give away, with its buffers. */
+  async function ask(bytes: number, copy: () => Promise<Copy> | Copy): Promise<WorkerResult | undefined> {
+    const to = start()
+    if (to === undefined || waitingBytes + bytes > WAITING_BYTES_MAX) return undefined
+    const id = nextId++
+    const answer = new Promise<WorkerResult | undefined>((resolve) => {
+      waiting.set(id, { bytes, resolve })
+    })
+    waitingBytes += bytes
+    const made = copy()
+    const { task, buffers } = made instanceof Promise ? await made : made
+    to.postMessage({ id, task }, buffers)
+    return answer
+  }
+
   start()
   return {
     async perform(task) {
       const bytes = bytesOf(task)
       if (bytes <= AT_ONCE_BYTES) return perform(task, tokenizer, sought)
-      const to = start()
-      if (to === undefined || waitingBytes + bytes > WAITING_BYTES_MAX) return undefined
-      const id = nextId++
-      return new Promise((resolve) => {
-        waiting.set(id, { bytes, resolve })
-        waitingBytes += bytes
-        const { copy, buffers } = copied(task)
-        to.postMessage({ id, task: copy }, buffers)
+      return (await ask(bytes, () => copied(task))) as EncoderResult | undefined
+    },
+    async tokenize({ dialect, body }, standsIn) {
+      const result = await ask(body.length, async () => {
+        const copy = await copiedInParts(body)
+        return { task: { kind: 'read', dialect, body: copy, standsIn }, buffers: [copy.buffer] }
       })
+      return result?.kind === 'read' ? result.tokens : undefined
     },
     waitingBytes: () => waitingBytes,
     async close() {
@@ -92,8 +136,19 @@ export function createEncoder({ directory, tokenizer, sought, nowMs, onFault }: 
 const UTF8_CHARS_MIN = 4 * 1024
 const utf8 = new TextEncoder()
 
+type Copy = { readonly task: WorkerTask; readonly buffers: ArrayBuffer[] }
+
+async function copiedInParts(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>> {
+  const copy = new Uint8Array(bytes.length)
+  for (let at = 0; at < bytes.length; at += COPIED_AT_ONCE_BYTES) {
+    await othersTurn()
+    copy.set(bytes.subarray(at, at + COPIED_AT_ONCE_BYTES), at)
+  }
+  return copy
+}
+
 /** Views of a body would take the whole of it along. */
-function copied(task: EncoderTask): { readonly copy: EncoderTask; readonly buffers: ArrayBuffer[] } {
+function copied(task: EncoderTask): Copy {
   const buffers: ArrayBuffer[] = []
   const own = (bytes: Uint8Array): Uint8Array => {
     const copy = new Uint8Array(bytes)
@@ -105,12 +160,12 @@ function copied(task: EncoderTask): { readonly copy: EncoderTask; readonly buffe
     buffers.push(bytes.buffer)
     return { utf8: bytes, length: bytes.length }
   }
-  if (task.kind === 'examine') return { copy: { ...task, strings: task.strings.map(own) }, buffers }
+  if (task.kind === 'examine') return { task: { ...task, strings: task.strings.map(own) }, buffers }
   const pieces = task.pieces.map((parts) =>
     parts.map((part) => {
       if (typeof part === 'string') return part.length < UTF8_CHARS_MIN ? part : encoded(part)
       return part instanceof Uint8Array ? own(part) : part
     }),
   )
-  return { copy: { ...task, pieces }, buffers }
+  return { task: { ...task, pieces }, buffers }
 }

@@ -131,7 +131,12 @@ function probeOf(
 ): Probe {
   const body = Buffer.from(JSON.stringify(request))
   const forEngine = () => ({ ok: true, body }) as const
-  return { name, suspect, body, prompt: { kind: 'text', forEngine, reading: { longStrings: [], read } } }
+  return {
+    name,
+    suspect,
+    body,
+    prompt: { kind: 'text', forEngine, reading: { source: undefined, parts: 1, longStrings: [], read } },
+  }
 }
 
 /**

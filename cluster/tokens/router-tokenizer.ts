@@ -43,6 +43,8 @@ export type TokenizerEvent =
   | { readonly type: 'encoder-fault'; readonly directory: string; readonly message: string }
 
 export type RouterTokenizerDeps = {
+  /** The program of the worker thread; see `EncoderOptions`. */
+  readonly worker: URL
   /** Where a model's tokenizer is: undefined when there is none here. */
   readonly directoryOf: (model: string) => string | undefined
   /** The model that an adapter's name stands for; the name itself for all others. */
@@ -103,6 +105,7 @@ export function createRouterTokenizer(deps: RouterTokenizerDeps): RouterTokenize
       const { tokenizer, notOurs } = loadTextTokenizer(json, config, WORD_CACHE_BYTES)
       const sought = soughtByAll(templates)
       const encoder = createEncoder({
+        worker: deps.worker,
         directory,
         tokenizer,
         sought: sought ?? [],

@@ -1,6 +1,8 @@
 // From a prompt to the token ids that the engine will see. `engine-tokenizer.ts` asks an engine, `local-tokenizer.ts` has
 // the model's own tokenizer and template in this process.
 
+import type { Dialect } from '../../shared/dialect.ts'
+
 /** A prompt as far as a request's body tells it. */
 export type Prompt =
   /** The caller sent token ids. */
@@ -27,6 +29,10 @@ type NoPrompt = { readonly ok: false; readonly because: string }
  * before, and need not even be parsed again.
  */
 export type PromptReading = {
+  /** What it is read from; undefined for one that no caller has sent. */
+  readonly source: { readonly dialect: Dialect; readonly body: Buffer } | undefined
+  /** Messages, and parts of them. */
+  readonly parts: number
   /** As they stand in the body, quotes and escapes included. */
   readonly longStrings: readonly Buffer[]
   /**

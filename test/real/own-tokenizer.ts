@@ -2,7 +2,7 @@
 
 import type { EndpointId } from '../../cluster/endpoints/endpoint.ts'
 import { scanBody } from '../../cluster/prompts/body.ts'
-import { promptOf } from '../../cluster/prompts/prompt.ts'
+import { PROMPT_WORKER, promptOf } from '../../cluster/prompts/prompt.ts'
 import { createRouterTokenizer } from '../../cluster/tokens/router-tokenizer.ts'
 import type { Tokens } from '../../cluster/tokens/tokenizer.ts'
 import type { Dialect } from '../../shared/dialect.ts'
@@ -16,6 +16,7 @@ const NOBODY = 'nobody:1' as EndpointId
 
 export async function startOwnTokenizer(directory: string): Promise<OwnTokenizer> {
   const tokenizer = createRouterTokenizer({
+    worker: PROMPT_WORKER,
     directoryOf: () => directory,
     baseOf: (model) => model,
     engine: async () => ({ ok: false, because: 'not known here' }),

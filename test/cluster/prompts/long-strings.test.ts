@@ -10,7 +10,9 @@ function found(request: unknown): string[] {
   const body = Buffer.from(JSON.stringify(request))
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
-  return findLongStrings(body, scan.members).map(({ start, end }) => JSON.parse(body.toString('utf8', start, end)))
+  return findLongStrings(body, scan.members).spans.map(({ start, end }) =>
+    JSON.parse(body.toString('utf8', start, end)),
+  )
 }
 
 describe('long texts of a conversation are found', () => {
@@ -47,9 +49,9 @@ describe('a body with stand-ins', () => {
         const body = Buffer.from(JSON.stringify({ messages }))
         const scan = scanBody(body)
         if (!scan.ok) return
-        const spans = findLongStrings(body, scan.members)
+        const { spans } = findLongStrings(body, scan.members)
         const standIns = spans.map((_, index) => (choices[index] ? `<${index}>\n"` : undefined))
-        const short = withStandIns(body, spans, standIns)
+        const short = withStandIns({ body, members: scan.members }, spans, standIns)
         let index = 0
         const expected = messages.map(({ content, name }) => {
           const isLong = Buffer.byteLength(JSON.stringify(content)) >= 512

@@ -7,7 +7,7 @@ function prompt(members: object | string) {
   const body = Buffer.from(typeof members === 'string' ? members : JSON.stringify({ model: 'm', ...members }))
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
-  const found = messagesPrompt(body, scan.members)
+  const found = messagesPrompt({ dialect: 'messages', body, members: scan.members })
   const made = found.forEngine()
   return made.ok ? JSON.parse(made.body.toString()) : made.because
 }
@@ -112,7 +112,7 @@ it('of 400 KB takes milliseconds', () => {
   if (!scan.ok) throw new Error(scan.message)
   const timesMs = Array.from({ length: 9 }, () => {
     const startedAtMs = performance.now()
-    expect(messagesPrompt(body, scan.members).kind).toBe('text')
+    expect(messagesPrompt({ dialect: 'messages', body, members: scan.members }).kind).toBe('text')
     return performance.now() - startedAtMs
   }).sort((a, b) => a - b)
   expect(body.length).toBeGreaterThan(400_000)

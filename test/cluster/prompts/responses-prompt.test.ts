@@ -7,7 +7,7 @@ function prompt(members: object) {
   const body = Buffer.from(JSON.stringify({ model: 'm', ...members }))
   const scan = scanBody(body)
   if (!scan.ok) throw new Error(scan.message)
-  const found = responsesPrompt(body, scan.members)
+  const found = responsesPrompt({ dialect: 'responses', body, members: scan.members })
   const made = found.forEngine()
   if (!made.ok) return made.because
   const { add_special_tokens, ...chat } = JSON.parse(made.body.toString())

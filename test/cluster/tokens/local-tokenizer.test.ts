@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { scanBody } from '../../../cluster/prompts/body.ts'
-import { promptOf } from '../../../cluster/prompts/prompt.ts'
+import { PROMPT_WORKER, promptOf } from '../../../cluster/prompts/prompt.ts'
 import { createBpe, type TextTokenizer } from '../../../cluster/tokens/bpe/bpe.ts'
 import { createEncoder, type Encoder } from '../../../cluster/tokens/encoder.ts'
 import { perform } from '../../../cluster/tokens/encoder-work.ts'
@@ -13,6 +13,7 @@ import { createLocalTokenizer, type LocalTokenizerDeps } from '../../../cluster/
 import { type ModelFiles, readModelDirectory } from '../../../cluster/tokens/model-directory.ts'
 import { SOUGHT_BY_DIALECTS } from '../../../cluster/tokens/router-tokenizer.ts'
 import { soughtTexts } from '../../../cluster/tokens/template-source.ts'
+import { createThreadTokenizer } from '../../../cluster/tokens/thread-tokenizer.ts'
 import type { TextPrompt } from '../../../cluster/tokens/tokenizer.ts'
 import type { Dialect } from '../../../shared/dialect.ts'
 import { tokenizerJson, writeModel } from './small-model.ts'
@@ -40,6 +41,7 @@ function countingEncoder(): Encoder & { texts: number } {
       encoder.texts += task.kind === 'encode' ? task.pieces.length : task.strings.length
       return perform(task, tokenizer, sought)
     },
+    tokenize: async () => undefined,
     waitingBytes: () => 0,
     close: async () => undefined,
   }
@@ -217,15 +219,20 @@ function sneaky() {
 }
 
 describe('the worker thread', () => {
-  it('encodes large texts to the ids that this thread gives, and small ones need it not', async () => {
-    const faults: string[] = []
-    const encoder = createEncoder({
-      directory: folder,
+  function startEncoder(faults: string[], directory = folder): Encoder {
+    return createEncoder({
+      worker: PROMPT_WORKER,
+      directory,
       tokenizer,
       sought,
       nowMs: () => performance.now(),
       onFault: (message) => faults.push(message),
     })
+  }
+
+  it('encodes large texts to the ids that this thread gives, and small ones need it not', async () => {
+    const faults: string[] = []
+    const encoder = startEncoder(faults)
     try {
       const local = create({ encoder })
       const large = prompt('chat', {
@@ -240,15 +247,61 @@ describe('the worker thread', () => {
     }
   })
 
+  const words = 'the cache holds tokens, größer. '
+  const user = (content: unknown) => ({ role: 'user', content })
+  const turns = Array.from({ length: 300 }, (_, turn) => [
+    user(`${turn}`),
+    { role: 'assistant', content: words },
+  ]).flat()
+  const tool = (name: string) => ({ type: 'function', function: { name, description: words, parameters: {} } })
+  const long: readonly (readonly [string, Dialect, object])[] = [
+    ['a long text', 'chat', { messages: [user(words.repeat(40_000))] }],
+    ['one that has to be read', 'chat', { messages: [user(`</think>${words.repeat(10_000)}`)] }],
+    ['many messages', 'chat', { messages: turns }],
+    ['many parts', 'messages', { messages: [user(turns.map(({ content }) => ({ type: 'text', text: content })))] }],
+    ['many tools', 'chat', { messages: [user('x')], tools: Array.from({ length: 2_000 }, (_, at) => tool(`f${at}`)) }],
+    ['a prompt', 'completions', { prompt: words.repeat(40_000) }],
+    ['instructions', 'responses', { instructions: words.repeat(40_000), input: 'x' }],
+  ]
+  it.each(long)('reads a whole prompt as this thread does, turn after turn: %s', async (_, dialect, request) => {
+    const faults: string[] = []
+    const encoder = startEncoder(faults)
+    let performed = 0
+    const perform: Encoder['perform'] = (task) => {
+      if (task.kind === 'encode') performed++
+      return encoder.perform(task)
+    }
+    try {
+      const local = create({ encoder: { ...encoder, perform } })
+      const text = prompt(dialect, request)
+      const reading = text.reading as NonNullable<TextPrompt['reading']>
+      const inThread = createThreadTokenizer({ tokenizer, templates: files.templates, encoder: countingEncoder() })
+      const expected = await inThread.tokenize(reading, false, Number.POSITIVE_INFINITY)
+      expect(expected).toMatchObject({ ok: true })
+      expect(await local.tokenize(text)).toEqual(expected)
+      expect(await local.tokenize(text)).toEqual(expected)
+      expect({ performed, faults }).toEqual({ performed: 0, faults: [] })
+    } finally {
+      await encoder.close()
+    }
+  })
+
+  it('leaves what no model could take to the engine', async () => {
+    const encoder = startEncoder([])
+    try {
+      const local = create({ encoder })
+      for (const content of [words.repeat(300_000), `</think>${words.repeat(150_000)}`]) {
+        const because = 'the prompt is too long to be read here'
+        expect(await local.tokenize(prompt('chat', { messages: [user(content)] }))).toEqual({ ok: false, because })
+      }
+    } finally {
+      await encoder.close()
+    }
+  })
+
   it('that cannot read its files says so, and those who wait are told', async () => {
     const faults: string[] = []
-    const encoder = createEncoder({
-      directory: join(folder, 'nowhere'),
-      tokenizer,
-      sought,
-      nowMs: () => performance.now(),
-      onFault: (message) => faults.push(message),
-    })
+    const encoder = startEncoder(faults, join(folder, 'nowhere'))
     const result = await encoder.perform({ kind: 'encode', pieces: [['x'.repeat(20_000)]] })
     expect(result).toBeUndefined()
     expect(faults.join()).toContain('tokenizer.json')

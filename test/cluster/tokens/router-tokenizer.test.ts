@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
 import { scanBody } from '../../../cluster/prompts/body.ts'
-import { promptOf } from '../../../cluster/prompts/prompt.ts'
+import { PROMPT_WORKER, promptOf } from '../../../cluster/prompts/prompt.ts'
 import { loadTokenizer } from '../../../cluster/simulator/model-tokenizer.ts'
 import { findTokenizerDirectory } from '../../../cluster/tokens/find-directory.ts'
 import {
@@ -47,6 +47,7 @@ function engineWith(directory: string) {
 function create(ask: RouterTokenizerDeps['ask'], directory: string | undefined = ours) {
   const events: TokenizerEvent[] = []
   tokenizer = createRouterTokenizer({
+    worker: PROMPT_WORKER,
     directoryOf: (model) => (model === 'm' ? directory : undefined),
     baseOf: (model) => (model === 'adapter' ? 'm' : model),
     engine: async () => ({ ok: true, ids: FROM_ENGINE }),

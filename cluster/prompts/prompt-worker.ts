@@ -1,0 +1,48 @@
+// A worker thread that encodes texts and reads whole prompts: it reads the model's tokenizer and templates from their
+// directory, says that it is ready, and answers each task.
+import { parentPort, workerData } from 'node:worker_threads'
+import type { ReadTask, WorkerData, WorkerResult, WorkerTask } from '../tokens/encoder.ts'
+import { perform } from '../tokens/encoder-work.ts'
+import { readModelDirectory } from '../tokens/model-directory.ts'
+import { loadTextTokenizer } from '../tokens/text-tokenizer.ts'
+import { createThreadTokenizer } from '../tokens/thread-tokenizer.ts'
+import type { Tokens } from '../tokens/tokenizer.ts'
+import { scanBody } from './body.ts'
+import { promptOf } from './prompt.ts'
+
+/** Of long strings that stand for themselves; a prompt with more of them is the engine's to read. */
+const READ_BYTES_MAX = 4 * 1024 * 1024
+
+const { directory, sought } = workerData as WorkerData
+const { tokenizer: json, config, templates } = await readModelDirectory(directory)
+const { tokenizer } = loadTextTokenizer(json, config)
+const whole = createThreadTokenizer({
+  tokenizer,
+  templates,
+  encoder: { perform: async (task) => perform(task, tokenizer, sought) },
+})
+
+async function read({ dialect, body, standsIn }: ReadTask): Promise<Tokens> {
+  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  const scan = scanBody(bytes)
+  const prompt = scan.ok ? promptOf(dialect, bytes, scan.members) : undefined
+  if (prompt?.kind !== 'text' || prompt.reading === undefined) return { ok: false, because: 'the prompt is no text' }
+  const tokens = await whole.tokenize(prompt.reading, standsIn, READ_BYTES_MAX)
+  return tokens === 'too-long' ? { ok: false, because: 'the prompt is too long to be read here' } : tokens
+}
+
+async function answer(task: WorkerTask): Promise<WorkerResult> {
+  return task.kind === 'read' ? { kind: 'read', tokens: await read(task) } : perform(task, tokenizer, sought)
+}
+
+function arraysOf(result: WorkerResult): readonly Uint32Array[] {
+  if (result.kind === 'encoded') return result.pieces
+  return result.kind === 'read' && result.tokens.ok ? [result.tokens.ids] : []
+}
+
+parentPort?.on('message', async ({ id, task }: { readonly id: number; readonly task: WorkerTask }) => {
+  const result = await answer(task)
+  const transferred = arraysOf(result).map(({ buffer }) => buffer as ArrayBuffer)
+  parentPort?.postMessage({ id, result }, [...new Set(transferred)])
+})
+parentPort?.postMessage({ ready: true })
