@@ -22,20 +22,15 @@ const UNLIKE_ALL = new RegExp(UNLIKE.source, 'gu')
 /** Most texts end the search here. */
 const BEYOND_LATIN = /[^\0-\u0294]/
 
-/**
- * Words of a text, split as its look-alike is.
- *
- * @param split gives words that together are the text that it is given.
- */
-export function splitAlike(text: string, split: (text: string) => readonly string[]): readonly string[] {
-  if (!BEYOND_LATIN.test(text) || !UNLIKE.test(text)) return split(text)
-  const alike = text.replace(UNLIKE_ALL, (char) => {
-    if (char === RECASED) return LOWER_CASE
-    return char.length === 1 ? UNASSIGNED : UNASSIGNED_ASTRAL
-  })
-  let at = 0
-  return split(alike).map((word) => {
-    at += word.length
-    return text.slice(at - word.length, at)
-  })
+/** The text with such characters in their place: as long, unit for unit, and cut at the same places. */
+export function lookAlike(text: string): string {
+  if (!BEYOND_LATIN.test(text) || !UNLIKE.test(text)) return text
+  return text.replace(UNLIKE_ALL, likenessOf)
+}
+
+/** What is sorted by JavaScript's tables as this character is by the library's: mostly itself. */
+export function likenessOf(char: string): string {
+  if (!UNLIKE.test(char)) return char
+  if (char === RECASED) return LOWER_CASE
+  return char.length === 1 ? UNASSIGNED : UNASSIGNED_ASTRAL
 }
