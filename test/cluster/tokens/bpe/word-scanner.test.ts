@@ -33,6 +33,8 @@ function byScanner(scan: WordScanner, text: string): readonly string[] {
 const char = fc.constantFrom(
   ...`'sStTrReEvVmMlLdDſaZ09.,!-"_  \t\n\r\v`,
   ...'éßʕɐ一あकाิ٣²Ⅳ½\u0085\u00a0\u2003\u2028\u3000\ufeff\u200d\u0301',
+  "'ſ",
+  "'lL",
   '𝐀',
   '𝟗',
   '👩',
