@@ -1,6 +1,8 @@
 // Engine hashes one after the other in one array that grows, so that a block needs none of its own.
 
-const WORDS_MIN = 64
+const WORDS_MIN = 4 * 1024
+/** An array that grew beyond this is not kept. */
+const WORDS_KEPT_MAX = 64 * 1024
 
 /** Pairs of words, high word first, as many as come. */
 export class HashList {
@@ -21,6 +23,12 @@ export class HashList {
       this.#words = roomier
     }
     return this.#words
+  }
+
+  /** Forgets what is behind the first `length` words. */
+  cut(length: number): void {
+    this.#length = length
+    if (length === 0 && this.#words.length > WORDS_KEPT_MAX) this.#words = new Uint32Array(WORDS_MIN)
   }
 
   /** Takes the first `length` words out; what is left moves up. */

@@ -21,7 +21,7 @@ const SEGMENT_MASK = SEGMENTS - 1
 const SEGMENT_BITS = 4
 
 /** A removal closes its gap up to the next empty slot: with more of them it is done sooner. */
-const FULL_MAX = 0.6
+const FULL_MAX = 0.45
 
 /** Words of an entry in `entries`. */
 export const ENTRY_WORDS = SLOT_WORDS

@@ -51,6 +51,22 @@ export class MsgpackReader {
     this.#at = at
   }
 
+  /** Passes over the next bytes if they are those between two offsets that `at` gave, end excluded. */
+  passAlike(from: number, to: number): boolean {
+    const start = this.#at
+    const length = to - from
+    if (length > this.bytesLeft) return false
+    const view = this.#view
+    let offset = 0
+    for (; offset + 4 <= length; offset += 4) {
+      if (view.getUint32(start + offset) !== view.getUint32(from + offset)) return false
+    }
+    const bytes = this.#bytes
+    for (; offset < length; offset++) if (bytes[start + offset] !== bytes[from + offset]) return false
+    this.#at = start + length
+    return true
+  }
+
   /** What the next value is, unread. */
   kind(): MsgpackKind {
     const head = this.#peek()
@@ -270,19 +286,23 @@ export class MsgpackReader {
     const bytes = this.#bytes
     const view = this.#view
     const end = from + 2 * count
+    const last = bytes.length - HASH_BYTES
+    let at = this.#at
     for (let to = from; to < end; to += 2) {
-      const at = this.#at
       // What vLLM writes unless told otherwise.
-      if (bytes[at] === 0xcf && at + HASH_BYTES < bytes.length) {
+      if (bytes[at] === 0xcf && at < last) {
         words[to] = view.getUint32(at + 1)
         words[to + 1] = view.getUint32(at + 5)
-        this.#at = at + 1 + HASH_BYTES
+        at += 1 + HASH_BYTES
         continue
       }
+      this.#at = at
       this.#hash()
       words[to] = this.#hi
       words[to + 1] = this.#lo
+      at = this.#at
     }
+    this.#at = at
   }
 
   #hash(): void {

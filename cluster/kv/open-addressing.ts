@@ -1,9 +1,9 @@
 // What the index's tables have in common: where a key begins its search, and when a table grows or shrinks. Tables grow
-// by half, not twofold: what is left empty afterwards bounds the memory of a block.
+// by a quarter, not twofold: what is left empty afterwards bounds the memory of a block.
 
 const SLOTS_MIN = 16
 const FULL_MIN = 0.2
-const GROWTH = 1.5
+const GROWTH = 1.25
 const SHRINK = 0.5
 
 /**

@@ -10,7 +10,7 @@ const SLOT_WORDS = 3
 /** By the hash's first byte. */
 const SEGMENTS = 256
 const SEGMENT_SHIFT = 24
-const FULL_MAX = 0.7
+const FULL_MAX = 0.6
 
 /** What became of a block that a source says it holds. */
 export type Added = 'added' | 'held-before' | 'no-room'

@@ -227,6 +227,32 @@ describe('removals, of which vLLM sends one for each block', () => {
     const hashes = Array.from({ length: 1_000 }, (_, index) => index + 1)
     expect(events(...hashes.map((hash) => of(hash)))).toEqual([removed(...hashes)])
   })
+  it('come out the same in whatever order they and others stand, and however each is written', () => {
+    const kinds: readonly ((hashes: number[]) => Encodable)[] = [
+      (hashes) => ({ type: 'BlockRemoved', block_hashes: hashes, medium: 'GPU' }),
+      (hashes) => ({ type: 'BlockRemoved', block_hashes: hashes, medium: 'CPU' }),
+      (hashes) => ({ type: 'BlockRemoved', block_hashes: hashes, medium: 'GPU', group_idx: 1 }),
+      (hashes) => ({ block_hashes: hashes, medium: 'GPU', type: 'BlockRemoved' }),
+      (hashes) => ['BlockRemoved', hashes, 'GPU'],
+      (hashes) => ['BlockRemoved', hashes],
+      (hashes) => ({ type: 'BlockRemoved', medium: 'GPU', block_hashes: hashes, later: 1 }),
+      (hashes) => ({ block_hashes: hashes, medium: 'GPU', type: 'New' }),
+      () => ({ block_hashes: 'none', medium: 'GPU', type: 'New' }),
+      (hashes) => ({ type: 'BlockStored', block_hashes: hashes, parent_block_hash: null }),
+      () => ['AllBlocksCleared'],
+    ]
+    const hashes = fc.array(fc.oneof(fc.nat(200), fc.nat()), { maxLength: 20 })
+    const event = fc.tuple(fc.constantFrom(...kinds), hashes).map(([write, given]) => write(given))
+    fc.assert(
+      fc.property(fc.array(fc.tuple(event, fc.nat(4)), { maxLength: 8 }), (given) => {
+        const written = given.flatMap(([one, more]) => Array<Encodable>(1 + more).fill(one))
+        // An unknown event ends a run, as any other does.
+        const alone = written.map((one) => events(one)[0] ?? 'unknown')
+        expect(events(...written)).toEqual(joined(alone as KvEvent[]).filter((one) => (one as unknown) !== 'unknown'))
+      }),
+      { numRuns: 500 },
+    )
+  })
   it('read the same whether the medium stands before the hashes or after them', () => {
     expect(events({ medium: 'CPU', block_hashes: [1], type: 'BlockRemoved' }, of(2, { medium: 'CPU' }))).toEqual([
       { ...removed(1, 2), medium: 'CPU' },
