@@ -1,6 +1,6 @@
 // What one source holds, by the hash that its engine gave a block: our own hash of it, and how often it was stored.
 // Open addressing in flat arrays, cut into segments so that no growth stops the process for long.
-import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, roomier, smaller } from './open-addressing.ts'
+import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, slotsAt, smaller } from './open-addressing.ts'
 
 const SLOT_WORDS = 5
 const OWN_HI = 2
@@ -50,6 +50,8 @@ export class HoldTable {
   readonly #countsMax = new Uint32Array(SEGMENTS)
   readonly #countsMin = new Uint32Array(SEGMENTS)
   readonly #scales = new Float64Array(SEGMENTS)
+  /** How often it has grown, and not shrunk again. */
+  readonly #levels = new Uint8Array(SEGMENTS)
   #count = 0
   #words = 0
   /** What was read last for nothing. It is kept, or the compiler would leave the reading out. */
@@ -57,7 +59,7 @@ export class HoldTable {
   #drained = 0
 
   constructor() {
-    for (let segment = 0; segment < SEGMENTS; segment++) this.#install(segment, roomier(0))
+    for (let segment = 0; segment < SEGMENTS; segment++) this.#install(segment, 0)
   }
 
   /** Keys, however often each was stored. */
@@ -147,7 +149,7 @@ export class HoldTable {
     slots[at + OWN_HI] = ownHi
     slots[at + OWN_LO] = ownLo
     slots[at + META] = ONCE | (kind << KIND_SHIFT) | size
-    this.#counted(segment, slots, 1)
+    this.#counted(segment, 1)
   }
 
   storedAgain(slot: number): void {
@@ -194,7 +196,7 @@ export class HoldTable {
       }
     }
     slots[hole + META] = 0
-    this.#counted(segment, slots, -1)
+    this.#counted(segment, -1)
   }
 
   /** All of it, five words an entry: the engine's hash, ours (high words first), and what `metaOf` makes. */
@@ -235,27 +237,30 @@ export class HoldTable {
     slots[(slot >>> SEGMENT_BITS) + META] = meta
   }
 
-  #counted(segment: number, slots: Uint32Array, change: 1 | -1): void {
+  #counted(segment: number, change: 1 | -1): void {
     this.#count += change
     const count = (this.#counts[segment] as number) + change
     this.#counts[segment] = count
-    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, roomier(slotsOf(slots)))
-    else if (count < (this.#countsMin[segment] as number)) this.#resize(segment, smaller(slotsOf(slots)))
+    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, (this.#levels[segment] as number) + 1)
+    else if (count < (this.#countsMin[segment] as number))
+      this.#resize(segment, smaller(this.#levels[segment] as number))
   }
 
-  #install(segment: number, slotCount: number): Uint32Array {
+  #install(segment: number, level: number): Uint32Array {
+    const slotCount = slotsAt(level, segment / SEGMENTS)
     const slots = new Uint32Array(slotCount * SLOT_WORDS + LINE_WORDS)
     this.#words += slots.length - (this.#segments[segment]?.length ?? 0)
     this.#segments[segment] = slots
     this.#scales[segment] = homeScale(slotCount)
     this.#countsMax[segment] = keysMax(slotCount, FULL_MAX)
-    this.#countsMin[segment] = keysMin(slotCount)
+    this.#countsMin[segment] = keysMin(level, slotCount)
+    this.#levels[segment] = level
     return slots
   }
 
-  #resize(segment: number, slotCount: number): void {
+  #resize(segment: number, level: number): void {
     const from = this.#segments[segment] as Uint32Array
-    const to = this.#install(segment, slotCount)
+    const to = this.#install(segment, level)
     const scale = this.#scales[segment] as number
     const end = to.length - LINE_WORDS
     for (let source = 0; source < from.length - LINE_WORDS; source += SLOT_WORDS) {
@@ -273,8 +278,4 @@ export class HoldTable {
 /** Engines' hashes need not be mixed well: some count up. The highest bits are the best. */
 function mix(hi: number, lo: number): number {
   return Math.imul(lo ^ Math.imul(hi, 0x9e3779b1), 0x85ebca77) >>> 0
-}
-
-function slotsOf(slots: Uint32Array): number {
-  return (slots.length - LINE_WORDS) / SLOT_WORDS
 }

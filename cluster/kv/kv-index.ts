@@ -17,7 +17,7 @@ import type { MatchPrefix } from './prefix-match.ts'
 import { PromptTable } from './prompt-table.ts'
 
 export type KvIndexLimits = {
-  /** Blocks held, counted once for each source and medium; 50 to 81 bytes each. */
+  /** Blocks held, counted once for each source and medium; some 70 bytes each. */
   readonly blocksMax: number
   /** Besides, a source that holds more than what is still free gets no more: one that floods leaves room for others. */
   readonly blocksPerSourceMax: number

@@ -1,10 +1,12 @@
-// What the index's tables have in common: where a key begins its search, and when a table grows or shrinks. Tables grow
-// by a quarter, not twofold: what is left empty afterwards bounds the memory of a block.
+// What the index's tables have in common: where a key begins its search, and when a segment grows or shrinks. It grows by a
+// quarter, not twofold: what is left empty afterwards bounds the memory of a block. Keys spread evenly, so that all segments
+// would grow at the same time, and hold everybody up: each has sizes of its own, between those of its neighbours.
 
 const SLOTS_MIN = 16
 const FULL_MIN = 0.2
 const GROWTH = 1.25
-const SHRINK = 0.5
+/** To about half the slots. */
+const LEVELS_SHRUNK = 3
 
 /**
  * A key that finds no slot within this many is refused. With well mixed keys the longest search is a few hundred slots;
@@ -20,20 +22,21 @@ export function homeScale(slots: number): number {
   return slots / 2 ** 32
 }
 
-/** @param fullMax the share of slots that may be filled. With more keys than this the table grows. */
+/** @param fullMax the share of slots that may be filled. With more keys than this the segment grows. */
 export function keysMax(slots: number, fullMax: number): number {
   return Math.floor(slots * fullMax)
 }
 
-/** With fewer keys than this the table shrinks. */
-export function keysMin(slots: number): number {
-  return slots > SLOTS_MIN ? Math.ceil(slots * FULL_MIN) : 0
+/** With fewer keys than this the segment shrinks. */
+export function keysMin(level: number, slots: number): number {
+  return level > 0 ? Math.ceil(slots * FULL_MIN) : 0
 }
 
-export function roomier(slots: number): number {
-  return Math.max(SLOTS_MIN, Math.ceil(slots * GROWTH))
+/** @param share of the segments that stand before this one. */
+export function slotsAt(level: number, share: number): number {
+  return Math.ceil(SLOTS_MIN * GROWTH ** (level + share))
 }
 
-export function smaller(slots: number): number {
-  return Math.max(SLOTS_MIN, Math.ceil(slots * SHRINK))
+export function smaller(level: number): number {
+  return Math.max(0, level - LEVELS_SHRUNK)
 }

@@ -1,7 +1,7 @@
 // From our own block hash to its holders: open addressing in flat arrays, cut into segments so that no growth stops the
 // process for long. A slot is three words: the hash and the number of its set of holders.
 import { GPU_TIER, HolderSets, NOBODY, SLOW_TIER, type Tier } from './holder-sets.ts'
-import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, roomier, smaller } from './open-addressing.ts'
+import { homeScale, keysMax, keysMin, LINE_WORDS, PROBES_MAX, slotsAt, smaller } from './open-addressing.ts'
 
 /** At most so many blocks are looked up, or touched, in one call. */
 export const BLOCKS_AT_ONCE = 256
@@ -25,6 +25,8 @@ export class PromptTable {
   readonly #countsMax = new Uint32Array(SEGMENTS)
   readonly #countsMin = new Uint32Array(SEGMENTS)
   readonly #scales = new Float64Array(SEGMENTS)
+  /** How often it has grown, and not shrunk again. */
+  readonly #levels = new Uint8Array(SEGMENTS)
   readonly #homes = new Int32Array(BLOCKS_AT_ONCE)
   #blocks = 0
   #words = 0
@@ -32,7 +34,7 @@ export class PromptTable {
   #touched = 0
 
   constructor() {
-    for (let segment = 0; segment < SEGMENTS; segment++) this.#install(segment, roomier(0))
+    for (let segment = 0; segment < SEGMENTS; segment++) this.#install(segment, 0)
   }
 
   get blocks(): number {
@@ -62,7 +64,7 @@ export class PromptTable {
     }
     slots[at] = hi
     slots[at + 1] = lo
-    this.#count(segment, slots, 1)
+    this.#count(segment, 1)
     return 'added'
   }
 
@@ -79,7 +81,7 @@ export class PromptTable {
     if (after === before) return
     if (after === NOBODY) {
       this.#empty(slots, segment, at)
-      this.#count(segment, slots, -1)
+      this.#count(segment, -1)
     } else {
       sets.retain(after)
       slots[at + 2] = after
@@ -169,27 +171,30 @@ export class PromptTable {
     slots[hole + 2] = NOBODY
   }
 
-  #count(segment: number, slots: Uint32Array, change: 1 | -1): void {
+  #count(segment: number, change: 1 | -1): void {
     this.#blocks += change
     const count = (this.#counts[segment] as number) + change
     this.#counts[segment] = count
-    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, roomier(slotsOf(slots)))
-    else if (count < (this.#countsMin[segment] as number)) this.#resize(segment, smaller(slotsOf(slots)))
+    if (count > (this.#countsMax[segment] as number)) this.#resize(segment, (this.#levels[segment] as number) + 1)
+    else if (count < (this.#countsMin[segment] as number))
+      this.#resize(segment, smaller(this.#levels[segment] as number))
   }
 
-  #install(segment: number, slotCount: number): Uint32Array {
+  #install(segment: number, level: number): Uint32Array {
+    const slotCount = slotsAt(level, segment / SEGMENTS)
     const slots = new Uint32Array(slotCount * SLOT_WORDS + LINE_WORDS)
     this.#words += slots.length - (this.#segments[segment]?.length ?? 0)
     this.#segments[segment] = slots
     this.#scales[segment] = homeScale(slotCount)
     this.#countsMax[segment] = keysMax(slotCount, FULL_MAX)
-    this.#countsMin[segment] = keysMin(slotCount)
+    this.#countsMin[segment] = keysMin(level, slotCount)
+    this.#levels[segment] = level
     return slots
   }
 
-  #resize(segment: number, slotCount: number): void {
+  #resize(segment: number, level: number): void {
     const from = this.#segments[segment] as Uint32Array
-    const to = this.#install(segment, slotCount)
+    const to = this.#install(segment, level)
     for (let source = 0; source < from.length - LINE_WORDS; source += SLOT_WORDS) {
       if (from[source + 2] === NOBODY) continue
       const at = this.#vacant(to, segment, from[source + 1] as number)
@@ -208,8 +213,4 @@ export class PromptTable {
     }
     return at
   }
-}
-
-function slotsOf(slots: Uint32Array): number {
-  return (slots.length - LINE_WORDS) / SLOT_WORDS
 }
