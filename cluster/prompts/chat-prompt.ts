@@ -30,7 +30,7 @@ export function unknown(because: string): never {
 export type ReadMember = (name: string) => unknown
 
 /** Runs a conversion of a body's members, for an engine or for a template; what it gives up on has no prompt. */
-export function convertChat(request: PromptSource, convert: (read: ReadMember) => ChatPrompt): TextPrompt {
+export function convertChat(request: RequestInDialect, convert: (read: ReadMember) => ChatPrompt): TextPrompt {
   return textPrompt(
     request,
     (whole) => Buffer.from(JSON.stringify(convert(readerOf(whole.body, whole.members)))),
@@ -49,22 +49,22 @@ export function convertChat(request: PromptSource, convert: (read: ReadMember) =
 }
 
 /** A request in its dialect, and where its members stand. */
-export type PromptSource = ShortBody & { readonly dialect: Dialect }
+export type RequestInDialect = ShortBody & { readonly dialect: Dialect }
 
 /** A prompt whose conversions may give up. */
 export function textPrompt(
-  request: PromptSource,
+  request: RequestInDialect,
   forEngine: (whole: ShortBody) => Buffer,
   read: (short: ShortBody) => PromptWords,
 ): TextPrompt {
   const { dialect, body, members } = request
   return {
     kind: 'text',
+    source: { dialect, body },
     forEngine: () => orUnknown((): EngineBody => ({ ok: true, body: forEngine(request) })),
     get reading() {
       const { spans, parts } = findLongStrings(body, members)
       return {
-        source: { dialect, body },
         longStrings: spans.map(({ start, end }) => body.subarray(start, end)),
         parts,
         read: (standIns: readonly (string | undefined)[]) =>

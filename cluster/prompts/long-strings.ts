@@ -13,7 +13,7 @@ export type StringSpan = { readonly start: number; readonly end: number }
 /** Members of a request that hold its conversation, in any dialect. */
 const CONVERSATIONS = new Set(['messages', 'system', 'instructions', 'input', 'prompt'])
 /** Members of a message, of its parts and of a tool's result that hold text. */
-const TEXT_NAMES = [Buffer.from('"content"'), Buffer.from('"text"'), Buffer.from('"output"')]
+const TEXT_NAMES = ['"content"', '"text"', '"output"'].map((name) => Uint8Array.from(Buffer.from(name)))
 
 const COMMA = 0x2c
 const OPEN_BRACKET = 0x5b
@@ -63,7 +63,12 @@ function walk(body: Buffer, start: number, found: Found): number {
 }
 
 function isTextName(body: Buffer, start: number, end: number): boolean {
-  return TEXT_NAMES.some((name) => name.length === end - start && body.compare(name, 0, name.length, start, end) === 0)
+  for (const name of TEXT_NAMES) {
+    let at = 0
+    while (at < name.length && name[at] === body[start + at]) at++
+    if (at === name.length && start + at === end) return true
+  }
+  return false
 }
 
 export type ShortBody = { readonly body: Buffer; readonly members: readonly BodyMember[] }

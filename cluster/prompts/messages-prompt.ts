@@ -6,14 +6,14 @@ import {
   type JsonObject,
   listOf,
   objectOf,
-  type PromptSource,
   type ReadMember,
+  type RequestInDialect,
   templateArguments,
   textOf,
   unknown,
 } from './chat-prompt.ts'
 
-export function messagesPrompt(request: PromptSource): TextPrompt {
+export function messagesPrompt(request: RequestInDialect): TextPrompt {
   return convertChat(request, (read) => ({
     model: read('model'),
     messages: [...systemOf(read('system')), ...listOf(read('messages'), '`messages`').flatMap(messagesOf)],

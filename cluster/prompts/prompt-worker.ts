@@ -50,8 +50,9 @@ async function read({ dialect, body, standsIn }: ReadTask): Promise<Tokens> {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
   const scan = scanBody(bytes)
   const prompt = scan.ok ? promptOf(dialect, bytes, scan.members) : undefined
-  if (prompt?.kind !== 'text' || prompt.reading === undefined) return { ok: false, because: 'the prompt is no text' }
-  const tokens = await whole.tokenize(prompt.reading, standsIn, READ_BYTES_MAX)
+  const reading = prompt?.kind === 'text' ? prompt.reading : undefined
+  if (reading === undefined) return { ok: false, because: 'the prompt is no text' }
+  const tokens = await whole.tokenize(reading, standsIn, READ_BYTES_MAX)
   return tokens === 'too-long' ? { ok: false, because: 'the prompt is too long to be read here' } : tokens
 }
 

@@ -8,8 +8,8 @@ import {
   type JsonObject,
   listOf,
   objectOf,
-  type PromptSource,
   type ReadMember,
+  type RequestInDialect,
   readerOf,
   templateArguments,
   textOf,
@@ -87,7 +87,7 @@ const ABSENT: ReadonlySet<string> = new Set(['null', 'false'])
 /** Members with which the engine computes other tokens than those of the words. */
 const OTHER_TOKENS = ['truncate_prompt_tokens', 'prompt_embeds'] as const
 
-function chatPrompt(request: PromptSource): Prompt {
+function chatPrompt(request: RequestInDialect): Prompt {
   return textPrompt(
     request,
     (whole) => {
@@ -127,7 +127,7 @@ function argumentsOf(read: ReadMember): JsonObject | undefined {
   return templateArguments(read('chat_template_kwargs'), effort, documents)
 }
 
-function completionPrompt(request: PromptSource): Prompt {
+function completionPrompt(request: RequestInDialect): Prompt {
   const { body, members } = request
   const prompt = findMember(members, 'prompt')
   if (!prompt) return { kind: 'unknown', because: 'the request has no prompt' }
@@ -158,7 +158,7 @@ function isLast(body: Buffer, at: number): boolean {
 }
 
 /** @param text the prompt as JSON, where it is not the member's own value. */
-function completionText(request: PromptSource, text: string | undefined): TextPrompt {
+function completionText(request: RequestInDialect, text: string | undefined): TextPrompt {
   return textPrompt(
     request,
     (whole) => {

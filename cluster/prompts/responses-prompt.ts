@@ -6,14 +6,14 @@ import {
   type JsonObject,
   listOf,
   objectOf,
-  type PromptSource,
   type ReadMember,
+  type RequestInDialect,
   templateArguments,
   textOf,
   unknown,
 } from './chat-prompt.ts'
 
-export function responsesPrompt(request: PromptSource): TextPrompt {
+export function responsesPrompt(request: RequestInDialect): TextPrompt {
   return convertChat(request, (read) => {
     for (const name of ['previous_response_id', 'previous_input_messages', 'prompt']) {
       if (read(name) !== undefined) return unknown('the prompt goes on from what only an engine knows')

@@ -4,7 +4,7 @@ import { setImmediate as othersTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { TextTokenizer } from './bpe/bpe.ts'
 import { bytesOf, type EncoderResult, type EncoderTask, perform, type Utf8 } from './encoder-work.ts'
-import type { PromptReading, Tokens } from './tokenizer.ts'
+import type { PromptSource, Tokens } from './tokenizer.ts'
 
 /** As much takes about a millisecond, words that were never seen included. */
 const AT_ONCE_BYTES = 8 * 1024
@@ -15,8 +15,6 @@ const RESTART_MS = 5_000
 
 /** About a millisecond's work. */
 const COPIED_AT_ONCE_BYTES = 512 * 1024
-
-type PromptSource = NonNullable<PromptReading['source']>
 
 /** What a worker is asked, by number. */
 export type WorkerTask = EncoderTask | ReadTask

@@ -40,26 +40,28 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
   const here = createThreadTokenizer(deps)
   let standsIn = deps.standsIn
 
-  async function tokenize({ reading }: TextPrompt): Promise<Tokens> {
-    if (reading === undefined) return { ok: false, because: 'the prompt can be read by an engine alone' }
-    const tokens = await read(reading, standsIn)
-    const isChecked = standsIn && reading.longStrings.length > 0 && deps.random() * CHECKED_ONE_IN < 1
-    if (tokens.ok && isChecked) void check(reading, tokens.ids)
+  async function tokenize(prompt: TextPrompt): Promise<Tokens> {
+    const tokens = await read(prompt, standsIn)
+    if (tokens.ok && standsIn && deps.random() * CHECKED_ONE_IN < 1) void check(prompt, tokens.ids)
     return tokens
   }
 
-  async function check(reading: PromptReading, ids: Uint32Array): Promise<void> {
-    const whole = await read(reading, false)
+  async function check(prompt: TextPrompt, ids: Uint32Array): Promise<void> {
+    const whole = await read(prompt, false)
     if (!whole.ok || Buffer.from(whole.ids.buffer).equals(Buffer.from(ids.buffer))) return
     standsIn = false
     deps.onStandInsDiffer()
   }
 
-  async function read(reading: PromptReading, mayStandIn: boolean): Promise<Tokens> {
-    const { source } = reading
-    if (source === undefined || isReadHere(reading, source.body)) {
-      const tokens = await here.tokenize(reading, mayStandIn, READ_BYTES_HERE_MAX)
-      if (tokens !== 'too-long') return tokens
+  async function read(prompt: TextPrompt, mayStandIn: boolean): Promise<Tokens> {
+    const { source } = prompt
+    if (source === undefined || source.body.length <= BODY_BYTES_HERE_MAX) {
+      const { reading } = prompt
+      if (reading === undefined) return { ok: false, because: 'the prompt can be read by an engine alone' }
+      if (source === undefined || isReadHere(reading, source.body)) {
+        const tokens = await here.tokenize(reading, mayStandIn, READ_BYTES_HERE_MAX)
+        if (tokens !== 'too-long') return tokens
+      }
     }
     if (source === undefined || source.body.length > BODY_BYTES_MAX) {
       return { ok: false, because: 'the prompt is too long to be read here' }
@@ -71,6 +73,6 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
 }
 
 function isReadHere({ longStrings, parts }: PromptReading, body: Buffer): boolean {
-  if (parts > PARTS_HERE_MAX || body.length > BODY_BYTES_HERE_MAX) return false
+  if (parts > PARTS_HERE_MAX) return false
   return body.length - longStrings.reduce((sum, { length }) => sum + length, 0) <= SHORT_BYTES_HERE_MAX
 }

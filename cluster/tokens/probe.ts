@@ -135,7 +135,7 @@ function probeOf(
     name,
     suspect,
     body,
-    prompt: { kind: 'text', forEngine, reading: { source: undefined, parts: 1, longStrings: [], read } },
+    prompt: { kind: 'text', forEngine, reading: { parts: 1, longStrings: [], read } },
   }
 }
 

@@ -16,9 +16,13 @@ export type TextPrompt = {
   readonly kind: 'text'
   /** The members of the request that make the prompt, as JSON for vLLM's `POST /tokenize`. Made anew at each call. */
   readonly forEngine: () => EngineBody
-  /** For a tokenizer in this process; without it only an engine can be asked. */
+  /** The request itself; undefined for a prompt that no caller has sent. */
+  readonly source?: PromptSource
+  /** For a tokenizer in this process; without it only an engine can be asked. Looks through the whole body. */
   readonly reading?: PromptReading
 }
+
+export type PromptSource = { readonly dialect: Dialect; readonly body: Buffer }
 
 export type EngineBody = { readonly ok: true; readonly body: Buffer } | NoPrompt
 
@@ -29,8 +33,6 @@ type NoPrompt = { readonly ok: false; readonly because: string }
  * before, and need not even be parsed again.
  */
 export type PromptReading = {
-  /** What it is read from; undefined for one that no caller has sent. */
-  readonly source: { readonly dialect: Dialect; readonly body: Buffer } | undefined
   /** Messages, and parts of them. */
   readonly parts: number
   /** As they stand in the body, quotes and escapes included. */
