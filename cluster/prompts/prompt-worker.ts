@@ -6,6 +6,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type { ReadTask, WorkerData, WorkerResult, WorkerTask } from '../tokens/encoder.ts'
 import { perform } from '../tokens/encoder-work.ts'
 import { type ModelFiles, readModelDirectory } from '../tokens/model-directory.ts'
+import { digestEach } from '../tokens/text-digests.ts'
 import { type LoadedTokenizer, loadTextTokenizer } from '../tokens/text-tokenizer.ts'
 import { createThreadTokenizer } from '../tokens/thread-tokenizer.ts'
 import type { Tokens } from '../tokens/tokenizer.ts'
@@ -18,13 +19,14 @@ const READ_BYTES_MAX = 4 * 1024 * 1024
 /** Where processors are few, streams come before prompts. */
 const NICENESS = 10
 
-const { directory, sought } = workerData as WorkerData
+const { directory, sought, window } = workerData as WorkerData
 stepBack()
 const { tokenizer, templates } = await load()
 const whole = createThreadTokenizer({
   tokenizer,
   templates,
   encoder: { perform: async (task) => perform(task, tokenizer, sought) },
+  digestTexts: digestEach,
 })
 
 /** Keeps nothing of the files: the collector would look through their hundred thousand strings again and again. */
@@ -46,10 +48,10 @@ function stepBack(): void {
   }
 }
 
-async function read({ dialect, body, standsIn }: ReadTask): Promise<Tokens> {
-  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  const scan = scanBody(bytes)
-  const prompt = scan.ok ? promptOf(dialect, bytes, scan.members) : undefined
+async function read({ dialect, bodyBytes, standsIn }: ReadTask): Promise<Tokens> {
+  const body = Buffer.from(window, 0, bodyBytes)
+  const scan = scanBody(body)
+  const prompt = scan.ok ? promptOf(dialect, body, scan.members) : undefined
   const reading = prompt?.kind === 'text' ? prompt.reading : undefined
   if (reading === undefined) return { ok: false, because: 'the prompt is no text' }
   const tokens = await whole.tokenize(reading, standsIn, READ_BYTES_MAX)

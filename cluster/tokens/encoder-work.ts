@@ -57,7 +57,15 @@ function textOfPart(part: PieceParts[number]): string {
 /** Invalid UTF-8 is no text to the engine either. */
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
+/** What was examined is mostly encoded next. */
+let last: { readonly raw: Uint8Array; readonly text: string | undefined } | undefined
+
 function parsed(raw: Uint8Array): string | undefined {
+  if (last?.raw !== raw) last = { raw, text: parse(raw) }
+  return last.text
+}
+
+function parse(raw: Uint8Array): string | undefined {
   try {
     const text: unknown = JSON.parse(utf8.decode(raw))
     return typeof text === 'string' ? text : undefined

@@ -13,29 +13,36 @@ const WAITING_BYTES_MAX = 32 * 1024 * 1024
 /** A worker that ended is started again, not more often than this. */
 const RESTART_MS = 5_000
 
-/** About a millisecond's work. */
+/** A third of a millisecond's work. */
 const COPIED_AT_ONCE_BYTES = 512 * 1024
+/** No model takes as many tokens as a longer body has; images may be as large. */
+export const READ_BODY_BYTES_MAX = 8 * 1024 * 1024
 
 /** What a worker is asked, by number. */
 export type WorkerTask = EncoderTask | ReadTask
 
-/** A whole prompt is to be read and encoded; see `ThreadTokenizer`. */
+/** A whole prompt is to be read and encoded; see `ThreadTokenizer`. Its body is in the window until the answer. */
 export type ReadTask = {
   readonly kind: 'read'
   readonly dialect: PromptSource['dialect']
-  readonly body: Uint8Array
+  readonly bodyBytes: number
   readonly standsIn: boolean
 }
 
 export type WorkerResult = EncoderResult | { readonly kind: 'read'; readonly tokens: Tokens }
 
 /** What a worker is given at its start. */
-export type WorkerData = { readonly directory: string; readonly sought: readonly string[] }
+export type WorkerData = {
+  readonly directory: string
+  readonly sought: readonly string[]
+  /** Where one body at a time lies: memory that is used again costs less than fresh memory for each. */
+  readonly window: SharedArrayBuffer
+}
 
 export type Encoder = {
   /** Undefined when it cannot be done now: too much waits, or the worker has ended. */
   readonly perform: (task: EncoderTask) => Promise<EncoderResult | undefined>
-  /** Of a prompt that takes long to read. Undefined as with `perform`. */
+  /** Of a prompt that takes long to read, with a body of `READ_BODY_BYTES_MAX` at most. Undefined as with `perform`. */
   readonly tokenize: (source: PromptSource, standsIn: boolean) => Promise<Tokens | undefined>
   readonly waitingBytes: () => number
   readonly close: () => Promise<void>
@@ -59,6 +66,9 @@ export function createEncoder(options: EncoderOptions): Encoder {
   // Invariant: `waitingBytes` is the sum over `waiting`; all of it is with `worker`.
   const waiting = new Map<number, Waiting>()
   let waitingBytes = 0
+  const window = new SharedArrayBuffer(READ_BODY_BYTES_MAX)
+  /** When the bodies that came before have left it. */
+  let windowFree: Promise<unknown> = Promise.resolve()
   let worker: Worker | undefined
   let startedAtMs = Number.NEGATIVE_INFINITY
   let nextId = 0
@@ -67,7 +77,7 @@ export function createEncoder(options: EncoderOptions): Encoder {
   function start(): Worker | undefined {
     if (worker !== undefined || closed || nowMs() - startedAtMs < RESTART_MS) return worker
     startedAtMs = nowMs()
-    const workerData: WorkerData = { directory, sought }
+    const workerData: WorkerData = { directory, sought, window }
     const started = new Worker(options.worker, { workerData })
     // It holds nothing that a process has to wait for.
     started.unref()
@@ -117,10 +127,14 @@ export function createEncoder(options: EncoderOptions): Encoder {
       return (await ask(bytes, () => copied(task))) as EncoderResult | undefined
     },
     async tokenize({ dialect, body }, standsIn) {
-      const result = await ask(body.length, async () => {
-        const copy = await copiedInParts(body)
-        return { task: { kind: 'read', dialect, body: copy, standsIn }, buffers: [copy.buffer] }
+      const before = windowFree
+      const asked = ask(body.length, async () => {
+        await before
+        await copyInParts(body, new Uint8Array(window))
+        return { task: { kind: 'read', dialect, bodyBytes: body.length, standsIn }, buffers: [] }
       })
+      windowFree = before.then(() => asked)
+      const result = await asked
       return result?.kind === 'read' ? result.tokens : undefined
     },
     waitingBytes: () => waitingBytes,
@@ -136,13 +150,11 @@ const utf8 = new TextEncoder()
 
 type Copy = { readonly task: WorkerTask; readonly buffers: ArrayBuffer[] }
 
-async function copiedInParts(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>> {
-  const copy = new Uint8Array(bytes.length)
+async function copyInParts(bytes: Uint8Array, to: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length; at += COPIED_AT_ONCE_BYTES) {
     await othersTurn()
-    copy.set(bytes.subarray(at, at + COPIED_AT_ONCE_BYTES), at)
+    to.set(bytes.subarray(at, at + COPIED_AT_ONCE_BYTES), at)
   }
-  return copy
 }
 
 /** Views of a body would take the whole of it along. */

@@ -1,8 +1,9 @@
 // Which thread reads a prompt: this one, where streams wait meanwhile, or a worker for what would take long. Both read it the
 // same way.
 import type { TextTokenizer } from './bpe/bpe.ts'
-import type { Encoder } from './encoder.ts'
+import { type Encoder, READ_BODY_BYTES_MAX } from './encoder.ts'
 import type { ChatTemplates } from './model-directory.ts'
+import { createTextDigests } from './text-digests.ts'
 import { BEHIND, createThreadTokenizer } from './thread-tokenizer.ts'
 import type { PromptReading, TextPrompt, Tokens } from './tokenizer.ts'
 
@@ -12,8 +13,6 @@ const SHORT_BYTES_HERE_MAX = 128 * 1024
 const READ_BYTES_HERE_MAX = 256 * 1024
 /** Looking through a longer one for what was there before is work enough. */
 const BODY_BYTES_HERE_MAX = 1024 * 1024
-/** No model takes as many tokens as a longer one has; images may be as large. */
-const BODY_BYTES_MAX = 8 * 1024 * 1024
 /** One prompt in so many that was rendered with stand-ins is rendered and tokenised whole too, to see whether it differs. */
 const CHECKED_ONE_IN = 64
 
@@ -37,7 +36,7 @@ export type LocalTokenizer = {
 
 export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
   const { encoder } = deps
-  const here = createThreadTokenizer(deps)
+  const here = createThreadTokenizer({ ...deps, digestTexts: createTextDigests() })
   let standsIn = deps.standsIn
 
   async function tokenize(prompt: TextPrompt): Promise<Tokens> {
@@ -63,7 +62,7 @@ export function createLocalTokenizer(deps: LocalTokenizerDeps): LocalTokenizer {
         if (tokens !== 'too-long') return tokens
       }
     }
-    if (source === undefined || source.body.length > BODY_BYTES_MAX) {
+    if (source === undefined || source.body.length > READ_BODY_BYTES_MAX) {
       return { ok: false, because: 'the prompt is too long to be read here' }
     }
     return (await encoder.tokenize(source, mayStandIn)) ?? BEHIND

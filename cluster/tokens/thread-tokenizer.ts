@@ -9,7 +9,7 @@ import type { Encoder } from './encoder.ts'
 import type { PieceParts } from './encoder-work.ts'
 import type { ChatTemplates } from './model-directory.ts'
 import { cutAtStandIns, type KnownText, standInFor } from './stand-ins.ts'
-import { createTextDigests } from './text-digests.ts'
+import type { DigestTexts } from './text-digests.ts'
 import type { PromptReading, PromptWords, Tokens } from './tokenizer.ts'
 
 /** Of token ids remembered: 16 million tokens. */
@@ -21,10 +21,12 @@ const TEXT_BYTES = 400
 const TEXTS_BYTES = 32 * 1024 * 1024
 /** A piece that is longer is known by its digest. */
 const KEY_CHARS_MAX = 512
+
 export type ThreadTokenizerDeps = {
   readonly tokenizer: TextTokenizer
   readonly templates: ChatTemplates
   readonly encoder: Pick<Encoder, 'perform'>
+  readonly digestTexts: DigestTexts
 }
 
 export type ThreadTokenizer = {
@@ -43,8 +45,8 @@ type Failed = { readonly ok: false; readonly because: string }
 
 export const BEHIND: Failed = { ok: false, because: 'the tokenizer of this router is behind with its work' }
 
-export function createThreadTokenizer({ tokenizer, templates, encoder }: ThreadTokenizerDeps): ThreadTokenizer {
-  const digestTexts = createTextDigests()
+export function createThreadTokenizer(deps: ThreadTokenizerDeps): ThreadTokenizer {
+  const { tokenizer, templates, encoder, digestTexts } = deps
   const texts = createLru<KnownText>(TEXTS_BYTES, () => TEXT_BYTES)
   const pieces = createLru<Piece>(PIECES_BYTES, ({ ids, keyChars }) => ids.byteLength + 2 * keyChars + PIECE_BYTES)
   /** Pieces that are being encoded, by their keys. */

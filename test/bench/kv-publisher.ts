@@ -1,12 +1,8 @@
 // A process that publishes steps of KV events over a PUB on loopback, each with the time at which it was handed over.
 import { Publisher } from 'zeromq'
 import { hashesOf, promptOf } from './kv-prompts.ts'
+import { SENT_AT, type Steps } from './kv-steps.ts'
 import { EventWriter } from './kv-writer.ts'
-
-export type Steps = { readonly frames: number; readonly blocks: number; readonly spacingMs: number }
-
-/** Behind the array's head and the float's. */
-const TIME_AT = 2
 
 const { frames, blocks, spacingMs } = JSON.parse(process.argv[2] ?? '') as Steps
 // Written before the first is sent: the machine is to be idle in between.
@@ -23,7 +19,7 @@ for (const [frame, payload] of payloads.entries()) {
   await new Promise((resolve) => setTimeout(resolve, spacingMs))
   const seq = Buffer.alloc(8)
   seq.writeUInt32BE(frame, 4)
-  payload.writeDoubleBE((performance.timeOrigin + performance.now()) / 1000, TIME_AT)
+  payload.writeDoubleBE((performance.timeOrigin + performance.now()) / 1000, SENT_AT)
   await socket.send(['kv@pod', seq, payload])
 }
 process.once('message', () => process.exit())

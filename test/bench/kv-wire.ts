@@ -2,13 +2,14 @@
 // score shows it. Rows of `node test/bench/kv.ts`.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { Subscriber } from 'zeromq'
 import type { EndpointId } from '../../cluster/endpoints/endpoint.ts'
 import { decodeEvents } from '../../cluster/kv/decode-events.ts'
 import type { KvBatch } from '../../cluster/kv/kv-event.ts'
 import { createKvIndex, type KvIndex } from '../../cluster/kv/kv-index.ts'
 import { subscribe } from '../../cluster/kv/subscription.ts'
 import { BLOCK_TOKENS, CHAIN_BLOCKS, cpuMs, hashesOf, MODEL, promptOf, quantile, SOURCES } from './kv-prompts.ts'
-import type { Steps } from './kv-publisher.ts'
+import { SENT_AT, type Steps } from './kv-steps.ts'
 import { EventWriter } from './kv-writer.ts'
 
 export type WireRow = { readonly what: string; readonly ours: string }
@@ -126,21 +127,54 @@ export function fromWire(prefill: (apply: (chain: number, batch: KvBatch) => voi
 
 /**
  * From before a frame is handed to a PUB of another process until a score in this one has it, over loopback. Sockets and
- * their threads take most of it.
+ * their threads take most of it: what they take without us stands beside.
  */
-export async function visible(): Promise<WireRow> {
+export async function visible(): Promise<WireRow[]> {
+  const row = (what: string, ms: number[]): WireRow => ({
+    what,
+    ours: `${quantile(ms, 0.5).toFixed(2)} ms (p99 ${quantile(ms, 0.99).toFixed(2)})`,
+  })
+  return [
+    row(`a step of ${STEP_BLOCKS} blocks, from before its PUB sends it until a score has it`, await published(scored)),
+    row('… until a bare SUB has read its bytes', await published(received)),
+  ]
+}
+
+type Listener = { readonly close: () => Promise<void> }
+/** @param onFrame told of each, with its number and the seconds at which it was handed over. */
+type Listen = (
+  address: string,
+  go: () => void,
+  onFrame: (seq: number, sentAtSeconds: number) => void,
+) => Promise<Listener>
+
+/** Milliseconds from handed over to heard of, of each frame. */
+async function published(listen: Listen): Promise<number[]> {
   const steps: Steps = { frames: VISIBLE_FRAMES, blocks: STEP_BLOCKS, spacingMs: VISIBLE_SPACING_MS }
   const publisher = fork(new URL('kv-publisher.ts', import.meta.url), [JSON.stringify(steps)])
   const [address] = (await once(publisher, 'message')) as [string]
-  const index = createKvIndex()
-  const source = index.open({ endpoint: 'pod:8000' as EndpointId, rank: 0, model: MODEL })
-  const prompts = Array.from({ length: VISIBLE_FRAMES }, (_, chain) => promptOf(chain, STEP_BLOCKS))
   const ms: number[] = []
   let finish = () => {}
   const finished = new Promise<void>((resolve) => {
     finish = resolve
   })
-  const subscription = subscribe({
+  const go = () => void publisher.send('go')
+  const listener = await listen(address, go, (seq, sentAtSeconds) => {
+    ms.push(performance.timeOrigin + performance.now() - sentAtSeconds * 1000)
+    if (seq === VISIBLE_FRAMES - 1) finish()
+  })
+  await finished
+  await listener.close()
+  publisher.send('end')
+  await once(publisher, 'exit')
+  return ms.slice(VISIBLE_FROM)
+}
+
+const scored: Listen = async (address, go, onFrame) => {
+  const index = createKvIndex()
+  const source = index.open({ endpoint: 'pod:8000' as EndpointId, rank: 0, model: MODEL })
+  const prompts = Array.from({ length: VISIBLE_FRAMES }, (_, chain) => promptOf(chain, STEP_BLOCKS))
+  return subscribe({
     events: address,
     replay: undefined,
     onBatch(batch, seq) {
@@ -148,24 +182,32 @@ export async function visible(): Promise<WireRow> {
       const tokenIds = prompts[seq] as Uint32Array
       const [match] = index.match({ tokenIds, model: MODEL, lora: undefined, cacheSalt: undefined })
       if (match?.matchedTokens !== STEP_BLOCKS * BLOCK_TOKENS) throw new Error(`frame ${seq} is in no score`)
-      ms.push(performance.timeOrigin + performance.now() - batch.atSeconds * 1000)
-      if (ms.length === VISIBLE_FRAMES) finish()
+      onFrame(seq, batch.atSeconds)
     },
     onClear() {},
     onState({ state }) {
-      if (state === 'live') publisher.send('go')
+      if (state === 'live') go()
     },
     onFault(message) {
       throw new Error(message)
     },
   })
-  await finished
-  await subscription.close()
-  publisher.send('end')
-  await once(publisher, 'exit')
-  const measured = ms.slice(VISIBLE_FROM)
+}
+
+const received: Listen = async (address, go, onFrame) => {
+  const socket = new Subscriber()
+  socket.events.on('handshake', go)
+  socket.connect(address)
+  socket.subscribe()
+  const reading = (async () => {
+    for await (const [, seq, payload] of socket) {
+      onFrame((seq as Buffer).readUInt32BE(4), (payload as Buffer).readDoubleBE(SENT_AT))
+    }
+  })()
   return {
-    what: `a step of ${STEP_BLOCKS} blocks, from before its PUB sends it until a score has it`,
-    ours: `${quantile(measured, 0.5).toFixed(2)} ms (p99 ${quantile(measured, 0.99).toFixed(2)})`,
+    async close() {
+      socket.close()
+      await reading
+    },
   }
 }

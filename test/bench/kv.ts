@@ -342,7 +342,7 @@ const prefill: Parameters<typeof fromWire>[0] = (apply) => {
   }
 }
 const rows: Row[] = []
-rows.push(hashing(), ...filled(millions), fromTheWire(), ...fromWire(prefill), await visible())
+rows.push(hashing(), ...filled(millions), fromTheWire(), ...fromWire(prefill), ...(await visible()))
 for (const blocks of [CHAIN_BLOCKS, 8000]) {
   for (const sources of [3, 30, 256, 1000]) rows.push(manySources(blocks, sources))
 }

@@ -22,6 +22,7 @@ import { createRouterTokenizer } from '../../cluster/tokens/router-tokenizer.ts'
 import { loadTextTokenizer } from '../../cluster/tokens/text-tokenizer.ts'
 import { createRandom } from '../../shared/random.ts'
 import { cacheDir } from '../real/cache.ts'
+import { quantile } from './figures.ts'
 
 const MODEL = 'm'
 const PODS = 100
@@ -34,6 +35,7 @@ const ROUNDS = 400
 const COLD_ROUNDS = 20
 const HUGE_PROMPTS = 20
 const TICK_MS = 1
+const IDLE_MS = 3_000
 const NOBODY = '10.0.0.1:8000' as EndpointId
 
 const directory = process.argv[2] ?? someTokenizer()
@@ -169,35 +171,35 @@ async function place(body: Buffer): Promise<number> {
   return promptTokens
 }
 
-type Stops = { readonly p99: string; readonly longest: string }
-
-/**
- * How long this thread lets a timer wait, and how much of that is work of its own: the rest is others' that the system gave
- * its processor to.
- */
-async function stopsWhile(work: () => Promise<void>): Promise<{ byTheClock: Stops; ownWork: Stops }> {
+/** How long this thread let a timer wait while something was done: in all, and but for waiting for a processor. */
+async function stopsWhile(work: () => Promise<void>): Promise<string> {
   const clockMs: number[] = []
-  const cpuMs: number[] = []
-  const ownCpuMs = () => {
-    const { user, system } = process.threadCpuUsage()
-    return (user + system) / 1_000
-  }
-  let [atMs, atCpuMs] = [performance.now(), ownCpuMs()]
+  const ownMs: number[] = []
+  let [atMs, atWaitedMs] = [performance.now(), waitedForProcessorMs()]
   const timer = setInterval(() => {
-    const [nowMs, nowCpuMs] = [performance.now(), ownCpuMs()]
-    clockMs.push(nowMs - atMs - TICK_MS)
-    cpuMs.push(nowCpuMs - atCpuMs)
+    const [nowMs, nowWaitedMs] = [performance.now(), waitedForProcessorMs()]
+    const stopMs = Math.max(0, nowMs - atMs - TICK_MS)
+    clockMs.push(stopMs)
+    ownMs.push(Math.max(0, stopMs - (nowWaitedMs - atWaitedMs)))
     atMs = nowMs
-    atCpuMs = nowCpuMs
+    atWaitedMs = nowWaitedMs
   }, TICK_MS)
   await work()
   clearInterval(timer)
-  const stopsOf = (samples: number[]): Stops => {
-    samples.sort((a, b) => a - b)
-    const at = (share: number) => `${Math.max(0, samples[Math.floor(share * (samples.length - 1))] ?? 0).toFixed(1)} ms`
-    return { p99: at(0.99), longest: at(1) }
+  const told = (samples: number[]) => {
+    const at = (share: number) => quantile(samples, share).toFixed(1)
+    return `p50 ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)} ms`
   }
-  return { byTheClock: stopsOf(clockMs), ownWork: stopsOf(cpuMs) }
+  return `${told(clockMs)}; but for waiting for a processor ${told(ownMs)}`
+}
+
+/** Of this thread, since it began: others had it. 0 where the system does not tell (it is Linux that does). */
+function waitedForProcessorMs(): number {
+  try {
+    return Number(readFileSync('/proc/thread-self/schedstat', 'latin1').split(' ')[1]) / 1e6
+  } catch {
+    return 0
+  }
 }
 
 /** Microseconds for each, on a clock. A body is made right before, as one that has just come. */
@@ -213,8 +215,7 @@ async function measure(rounds: number, make: () => Buffer, clockUs: () => number
 }
 
 function quantiles(samples: number[]): string {
-  samples.sort((a, b) => a - b)
-  const at = (share: number) => `${((samples[Math.floor(share * (samples.length - 1))] ?? 0) / 1_000).toFixed(2)} ms`
+  const at = (share: number) => `${(quantile(samples, share) / 1_000).toFixed(2)} ms`
   return `median ${at(0.5)}, p10 ${at(0.1)}, p90 ${at(0.9)}`
 }
 
@@ -263,22 +264,22 @@ print(`a chat of as many that nobody has seen       ${quantiles(cold)}   (budget
 // What the measurements before have left in the heap is collected first.
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
-for (const [kind, text] of [
-  ['as most are', source.replaceAll(/think|billing/g, 'guess')],
-  ['read whole', `</think>${source}`],
+const plain = source.replaceAll(/think|billing/g, 'guess').repeat(9)
+for (const [kind, start] of [
+  ['as most are', ''],
+  ['read whole', '</think>'],
 ] as const) {
   const huge = Array.from({ length: HUGE_PROMPTS }, (_, which) =>
-    bodyOf([{ role: 'user', content: `${which} ${kind} ${text.repeat(9).slice(0, 2_000_000)}` }]),
+    bodyOf([{ role: 'user', content: `${start}${which} ${plain.slice(0, 2_000_000)}` }]),
   )
   collectGarbage()
   await delay(500)
-  const { byTheClock, ownWork } = await stopsWhile(async () => {
+  const stops = await stopsWhile(async () => {
     for (const body of huge) await place(body)
   })
-  print(
-    `this thread while ${HUGE_PROMPTS} prompts of 2 MB are read, ${kind}: its own work at once p99 ${ownWork.p99}, longest ${ownWork.longest}; stopped, by the clock, p99 ${byTheClock.p99}, longest ${byTheClock.longest}   (budget 5 ms)`,
-  )
+  print(`timers wait, while ${HUGE_PROMPTS} prompts of 2 MB are read, ${kind}: ${stops}   (budget 5 ms)`)
 }
+print(`timers wait, while nothing happens: ${await stopsWhile(() => delay(IDLE_MS))}`)
 
 // One text, three tokenizers.
 const json = JSON.parse(readFileSync(join(directory, 'tokenizer.json'), 'utf8'))

@@ -155,7 +155,7 @@ class Encoder {
 }
 
 /** Of a text that had more, the array is not kept. */
-const IDS_KEPT_MAX = 512 * 1024
+const IDS_KEPT_MAX = 2 * 1024 * 1024
 
 function normalizerOf(settings: unknown): (text: string) => string {
   if (settings === null || settings === undefined) return (text) => text

@@ -13,6 +13,7 @@ import { createLocalTokenizer, type LocalTokenizerDeps } from '../../../cluster/
 import { type ModelFiles, readModelDirectory } from '../../../cluster/tokens/model-directory.ts'
 import { SOUGHT_BY_DIALECTS } from '../../../cluster/tokens/router-tokenizer.ts'
 import { soughtTexts } from '../../../cluster/tokens/template-source.ts'
+import { digestEach } from '../../../cluster/tokens/text-digests.ts'
 import { createThreadTokenizer } from '../../../cluster/tokens/thread-tokenizer.ts'
 import type { TextPrompt } from '../../../cluster/tokens/tokenizer.ts'
 import type { Dialect } from '../../../shared/dialect.ts'
@@ -275,7 +276,12 @@ describe('the worker thread', () => {
       const local = create({ encoder: { ...encoder, perform } })
       const text = prompt(dialect, request)
       const reading = text.reading as NonNullable<TextPrompt['reading']>
-      const inThread = createThreadTokenizer({ tokenizer, templates: files.templates, encoder: countingEncoder() })
+      const inThread = createThreadTokenizer({
+        tokenizer,
+        templates: files.templates,
+        encoder: countingEncoder(),
+        digestTexts: digestEach,
+      })
       const expected = await inThread.tokenize(reading, false, Number.POSITIVE_INFINITY)
       expect(expected).toMatchObject({ ok: true })
       expect(await local.tokenize(text)).toEqual(expected)
