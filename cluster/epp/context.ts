@@ -32,8 +32,8 @@ export type PromptRequest = {
   readonly model: string
   readonly cacheSalt: string | undefined
   readonly prompt: () => Prompt
-  /** The conversation as it stands in the body; undefined when the prompt is none that can be shared. */
-  readonly promptBytes: () => Buffer | undefined
+  /** The conversation as it stands in the body, in parts; undefined when the prompt is none that can be shared. */
+  readonly promptBytes: () => readonly Buffer[] | undefined
   /** From the body's size. */
   readonly promptTokensEstimate: number
 }
@@ -59,8 +59,8 @@ export async function gatherPrompt(
 
   const tokens = deps.knowsCaches() ? await deps.tokenize(model, request.prompt()) : UNASKED
   if (!tokens.ok) {
-    const bytes = request.promptBytes()
-    const chain = bytes && chainOfBytes(bytes, names)
+    const parts = request.promptBytes()
+    const chain = parts && chainOfBytes(parts, names)
     const prefixes = guessed(chain, NO_PREFIXES)
     return { promptTokens: promptTokensEstimate, tokensUnknown: tokens.because, prefixes, chain }
   }

@@ -1,15 +1,20 @@
 // What pods hold, guessed from where prompts were sent: for pods that publish no events, and prompts whose token ids are not
 // known. Each pod's guesses are as many as its cache has room for, and the oldest go first, as they go there.
 import type { EndpointId } from '../endpoints/endpoint.ts'
-import type { BlocksRemoved, BlocksStored } from './kv-event.ts'
-import { createKvIndex, type KvSource } from './kv-index.ts'
 import type { PrefixMatch } from './prefix-match.ts'
 import { PIECE_TOKENS, type PromptChain } from './prompt-chain.ts'
+import { StampTable } from './stamp-table.ts'
 
 /** Of a pod that does not say how large its cache is: an 8B model on one large GPU has about as much. */
 const TOKENS_DEFAULT = 400_000
-/** Of all pods together; about 120 bytes each. */
+/** Of all pods together; some hundred bytes each. */
 const PIECES_MAX = 2 * 1024 * 1024
+/** Of one pod: its table grows at once, and everybody waits meanwhile. */
+const PIECES_OF_ONE_MAX = 128 * 1024
+/** What was used lately is listed, once for each use: so many times what there is room for. */
+const LISTED_MAX = 4
+const STAMP_MAX = 0xffffffff
+const NO_ROOM = -1
 
 export type ApproximateIndex = {
   /** The prompt was computed there. */
@@ -28,136 +33,119 @@ export type ApproximateIndexDeps = {
   readonly nowMs: () => number
 }
 
-/**
- * Invariant: `source` holds the pieces of `sentAtSeconds` and no others; its keys are in the order of their use, and each
- * is the engine hash that its piece is stored under.
- */
-type Guessed = { readonly source: KvSource; readonly sentAtSeconds: Map<number, number> }
-
 export function createApproximateIndex({ cacheTokensOf, ttlSeconds, nowMs }: ApproximateIndexDeps): ApproximateIndex {
-  const index = createKvIndex()
-  /** By endpoint and by the names that keep caches apart: the index has one model a source. */
-  const guesses = new Map<string, Guessed>()
-  let pieces = 0
+  const pods = new Map<EndpointId, GuessedPod>()
 
-  function guessedOf(endpoint: EndpointId, model: string): Guessed {
-    const key = `${endpoint} ${model}`
-    const known = guesses.get(key)
-    if (known !== undefined) return known
-    const opened = { source: index.open({ endpoint, rank: 0, model }), sentAtSeconds: new Map<number, number>() }
-    guesses.set(key, opened)
-    return opened
+  function roomOf(endpoint: EndpointId): number {
+    const tokens = cacheTokensOf(endpoint) ?? TOKENS_DEFAULT
+    const room = Math.min(Math.floor(tokens / PIECE_TOKENS), PIECES_OF_ONE_MAX, Math.floor(PIECES_MAX / pods.size))
+    return Math.max(1, room)
   }
 
-  function remove({ source, sentAtSeconds }: Guessed, keys: readonly number[]): void {
-    if (keys.length === 0) return
-    const hashes = new Uint32Array(2 * keys.length)
-    keys.forEach((key, at) => {
-      sentAtSeconds.delete(key)
-      hashes[2 * at] = Math.floor(key / 2 ** 32)
-      hashes[2 * at + 1] = key >>> 0
-    })
-    pieces -= keys.length
-    const event: BlocksRemoved = { type: 'removed', hashes, medium: undefined, group: 0 }
-    source.apply({ atSeconds: 0, rank: 0, events: [event], unknownEvents: 0 })
+  return {
+    computed(endpoint, { hashes }) {
+      let pod = pods.get(endpoint)
+      if (pod === undefined || pod.isWornOut) {
+        pod = new GuessedPod()
+        pods.set(endpoint, pod)
+      }
+      const now = nowMs()
+      pod.use(hashes, roomOf(endpoint), now)
+      pod.expire(now - ttlSeconds * 1_000)
+    },
+    match({ hashes, tokens }, endpoints) {
+      // The engine computes the last token of every prompt anew, and so the piece that it is in.
+      const pieces = Math.max(0, Math.floor((tokens - 1) / PIECE_TOKENS))
+      const before = nowMs() - ttlSeconds * 1_000
+      return endpoints.map((endpoint) => {
+        const pod = pods.get(endpoint)
+        pod?.expire(before)
+        const matchedTokens = (pod?.heldOf(hashes, pieces) ?? 0) * PIECE_TOKENS
+        return { endpoint, rank: 0, matchedTokens, gpuTokens: matchedTokens, complete: false }
+      })
+    },
+    forget: (endpoint) => void pods.delete(endpoint),
+    stats() {
+      const all = [...pods.values()]
+      const sum = (of: (pod: GuessedPod) => number) => all.reduce((total, pod) => total + of(pod), 0)
+      return { endpoints: pods.size, pieces: sum(({ pieces }) => pieces), bytes: sum(({ bytes }) => bytes) }
+    },
+  }
+}
+
+type Use = { readonly hashes: Uint32Array; readonly stamp: number; readonly atMs: number; pieces: number }
+
+/**
+ * Invariant: a piece was used no later than those before it in its prompt, and goes before them. So what is held of a prompt
+ * is a beginning of it.
+ */
+class GuessedPod {
+  readonly #held = new StampTable()
+  /** In their order. A piece stands in each use of it, and goes with the one that has its stamp. */
+  readonly #uses = new Set<Use>()
+  #listed = 0
+  #stamp = 0
+
+  get pieces(): number {
+    return this.#held.count
   }
 
-  /** Oldest first: those beyond the room, and those of too long ago. */
-  function evict(guessed: Guessed, room: number): void {
-    const before = nowMs() / 1_000 - ttlSeconds
-    const old: number[] = []
-    for (const [key, sentAt] of guessed.sentAtSeconds) {
-      if (guessed.sentAtSeconds.size - old.length <= room && sentAt >= before) break
-      old.push(key)
+  get bytes(): number {
+    return this.#held.bytes + 8 * this.#listed
+  }
+
+  /** No stamp is left for another use. */
+  get isWornOut(): boolean {
+    return this.#stamp === STAMP_MAX
+  }
+
+  use(hashes: Uint32Array, room: number, atMs: number): void {
+    const stamp = ++this.#stamp
+    const pieces = Math.min(hashes.length / 2, room)
+    for (let at = 0; at < 2 * pieces; at += 2) this.#held.put(hashes[at] as number, hashes[at + 1] as number, stamp)
+    this.#uses.add({ hashes, stamp, atMs, pieces })
+    this.#listed += pieces
+    for (const oldest of this.#uses) {
+      this.#shorten(oldest, room)
+      if (oldest.pieces > 0) break
     }
-    remove(guessed, old)
   }
 
-  return {
-    computed(endpoint, chain) {
-      const guessed = guessedOf(endpoint, modelOf(chain))
-      const { source, sentAtSeconds } = guessed
-      const tokens = cacheTokensOf(endpoint) ?? TOKENS_DEFAULT
-      const room = Math.max(1, Math.min(Math.floor(tokens / PIECE_TOKENS), Math.floor(PIECES_MAX / guesses.size)))
-      const keys = keysOf(chain).slice(0, room)
-      const now = nowMs() / 1_000
-      const events: BlocksStored[] = []
-      for (let at = 0; at < keys.length; at++) {
-        const key = keys[at] as number
-        if (sentAtSeconds.delete(key)) {
-          sentAtSeconds.set(key, now)
-          continue
-        }
-        let end = at + 1
-        while (end < keys.length && !sentAtSeconds.has(keys[end] as number)) end++
-        for (let each = at; each < end; each++) sentAtSeconds.set(keys[each] as number, now)
-        pieces += end - at
-        events.push(storedOf(chain, keys, at, end))
-        at = end - 1
-      }
-      if (events.length > 0) source.apply({ atSeconds: now, rank: 0, events, unknownEvents: 0 })
-      evict(guessed, room)
-    },
-    match(chain, endpoints) {
-      const wanted = new Set(endpoints)
-      for (const endpoint of endpoints) {
-        const guessed = guesses.get(`${endpoint} ${modelOf(chain)}`)
-        if (guessed) evict(guessed, Number.POSITIVE_INFINITY)
-      }
-      const matches = index.match({ ...chain.query, model: modelOf(chain) })
-      const known = new Map(
-        matches.filter(({ endpoint }) => wanted.has(endpoint)).map((match) => [match.endpoint, match]),
-      )
-      return endpoints.map(
-        (endpoint) => known.get(endpoint) ?? { endpoint, rank: 0, matchedTokens: 0, gpuTokens: 0, complete: false },
-      )
-    },
-    forget(endpoint) {
-      for (const [key, { source, sentAtSeconds }] of guesses) {
-        if (!key.startsWith(`${endpoint} `)) continue
-        guesses.delete(key)
-        pieces -= sentAtSeconds.size
-        source.close()
-      }
-    },
-    stats: () => ({ endpoints: guesses.size, pieces, bytes: index.stats().bytes + pieces * MAP_ENTRY_BYTES }),
+  /** Forgets what was not used since then. */
+  expire(beforeMs: number): void {
+    for (const oldest of this.#uses) {
+      if (oldest.atMs >= beforeMs) break
+      this.#shorten(oldest, NO_ROOM)
+    }
   }
-}
 
-/** Two doubles and their place in a map. */
-const MAP_ENTRY_BYTES = 48
-
-/** Bytes and tokens never meet. */
-function modelOf({ ofBytes, query }: PromptChain): string {
-  return ofBytes ? `bytes of ${query.model}` : query.model
-}
-
-/** 53 of a hash's bits, which stand for an engine's hash of the piece. */
-function keysOf({ hashes }: PromptChain): number[] {
-  const keys: number[] = []
-  for (let at = 0; at + 1 < hashes.length; at += 2) {
-    keys.push(((hashes[at] as number) & 0x1fffff) * 2 ** 32 + (hashes[at + 1] as number))
+  /** Of a prompt's pieces, how many are held from the first on. */
+  heldOf(hashes: Uint32Array, pieces: number): number {
+    let low = 0
+    let high = Math.min(pieces, hashes.length / 2)
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1
+      const stamp = this.#held.stampOf(hashes[2 * middle - 2] as number, hashes[2 * middle - 1] as number)
+      if (stamp === 0) high = middle - 1
+      else low = middle
+    }
+    return low
   }
-  return keys
-}
 
-function storedOf({ query }: PromptChain, keys: readonly number[], from: number, to: number): BlocksStored {
-  const hashes = new Uint32Array(2 * (to - from))
-  for (let at = from; at < to; at++) {
-    hashes[2 * (at - from)] = Math.floor((keys[at] as number) / 2 ** 32)
-    hashes[2 * (at - from) + 1] = (keys[at] as number) >>> 0
-  }
-  const before = from === 0 ? undefined : (keys[from - 1] as number)
-  return {
-    type: 'stored',
-    hashes,
-    parent: before === undefined ? undefined : { hi: Math.floor(before / 2 ** 32), lo: before >>> 0 },
-    tokenIds: query.tokenIds.subarray(from * PIECE_TOKENS, to * PIECE_TOKENS),
-    blockSizeTokens: PIECE_TOKENS,
-    medium: undefined,
-    loraName: query.lora,
-    extraKeys: query.cacheSalt === undefined ? undefined : [{ salt: query.cacheSalt, others: '' }],
-    group: 0,
-    specKind: undefined,
+  /** Last piece first, until all that is left has room. */
+  #shorten(use: Use, room: number): void {
+    const { hashes, stamp } = use
+    const held = this.#held
+    while (use.pieces > 0 && (held.count > room || this.#listed > LISTED_MAX * room)) {
+      const hi = hashes[2 * use.pieces - 2] as number
+      const lo = hashes[2 * use.pieces - 1] as number
+      const lastUse = held.stampOf(hi, lo)
+      if (lastUse === stamp) held.remove(hi, lo)
+      // One that was used since then was so with all that stand before it.
+      const gone = lastUse > stamp ? use.pieces : 1
+      use.pieces -= gone
+      this.#listed -= gone
+    }
+    if (use.pieces === 0) this.#uses.delete(use)
   }
 }

@@ -2,13 +2,15 @@
 // known; it is forgotten when the events have had their time.
 import type { EndpointId } from '../endpoints/endpoint.ts'
 import type { PromptQuery } from './prefix-match.ts'
-import { PIECE_TOKENS, type PromptChain, sharedPieces } from './prompt-chain.ts'
+import { PIECE_TOKENS, type PromptChain, sharedPieces, shares } from './prompt-chain.ts'
 
 /** An answer that never begins. */
 const LONGEST_MS = 120_000
 /** From the first byte on the blocks are there; their events follow. */
 const AFTER_FIRST_BYTE_MS = 2_000
 const PROMPTS_MAX = 4_096
+/** Of what they hold, their token ids above all. */
+const BYTES_MAX = 64 * 1024 * 1024
 /** A shorter beginning is computed sooner than it is waited for. */
 const PIECES_MIN = 4
 /** Prompts of an endpoint that are looked for in one batch of its events. */
@@ -34,8 +36,9 @@ export type InFlightPrefixes = {
 
 type Entry = {
   readonly endpoint: EndpointId
-  readonly query: PromptQuery
+  readonly query: PromptQuery | undefined
   readonly hashes: Uint32Array
+  readonly bytes: number
   untilMs: number
 }
 
@@ -49,11 +52,13 @@ export function createInFlightPrefixes(
 ): InFlightPrefixes {
   // Invariant: an entry is in `all` exactly while it stands under its first piece; those in `untold` are computed.
   const all = new Set<Entry>()
+  let bytes = 0
   const byFirst = new Map<number, Set<Entry>>()
   const untold = new Map<EndpointId, Set<Entry>>()
 
   function remove(entry: Entry): void {
     if (!all.delete(entry)) return
+    bytes -= entry.bytes
     leave(byFirst, firstOf(entry.hashes), entry)
     leave(untold, entry.endpoint, entry)
   }
@@ -61,15 +66,21 @@ export function createInFlightPrefixes(
   return {
     sent(endpoint, { hashes, query }) {
       if (hashes.length / 2 < PIECES_MIN) return NOTHING
-      const [oldest] = all
-      if (all.size >= PROMPTS_MAX && oldest) remove(oldest)
-      const entry = { endpoint, hashes, query, untilMs: nowMs() + LONGEST_MS }
+      // Its ids may be a part of a longer array, which is held with them.
+      const held = hashes.byteLength + (query?.tokenIds.buffer.byteLength ?? 0)
+      const entry = { endpoint, hashes, query, bytes: held, untilMs: nowMs() + LONGEST_MS }
       all.add(entry)
+      bytes += held
+      for (const oldest of all) {
+        if (all.size <= PROMPTS_MAX && bytes <= BYTES_MAX) break
+        remove(oldest)
+      }
+      if (!all.has(entry)) return NOTHING
       enter(byFirst, firstOf(hashes), entry)
       return {
         computed() {
           entry.untilMs = nowMs() + AFTER_FIRST_BYTE_MS
-          if (holds(endpoint, query)) remove(entry)
+          if (query !== undefined && holds(endpoint, query)) remove(entry)
           else if (all.has(entry)) enter(untold, endpoint, entry)
         },
         over() {
@@ -82,12 +93,14 @@ export function createInFlightPrefixes(
       let looks = 0
       for (const entry of untold.get(endpoint) ?? []) {
         if (++looks > CONFIRMED_AT_ONCE) break
-        if (entry.untilMs <= nowMs() || holds(endpoint, entry.query)) remove(entry)
+        const { query } = entry
+        if (entry.untilMs <= nowMs() || (query !== undefined && holds(endpoint, query))) remove(entry)
       }
     },
     match({ hashes }) {
       const those = hashes.length < 2 * PIECES_MIN ? undefined : byFirst.get(firstOf(hashes))
       if (those === undefined) return NOBODY
+      /** Pieces. */
       const found = new Map<EndpointId, number>()
       const now = nowMs()
       let looks = 0
@@ -97,12 +110,11 @@ export function createInFlightPrefixes(
           continue
         }
         if (++looks > LOOKS_MAX) break
-        const shared = sharedPieces(hashes, entry.hashes)
-        if (shared < PIECES_MIN) continue
-        const tokens = shared * PIECE_TOKENS
-        if (tokens > (found.get(entry.endpoint) ?? 0)) found.set(entry.endpoint, tokens)
+        const before = found.get(entry.endpoint) ?? PIECES_MIN - 1
+        if (!shares(hashes, entry.hashes, before)) continue
+        found.set(entry.endpoint, sharedPieces(hashes, entry.hashes))
       }
-      return found
+      return new Map([...found].map(([endpoint, pieces]) => [endpoint, pieces * PIECE_TOKENS]))
     },
     size: () => all.size,
   }

@@ -63,11 +63,17 @@ export function promptOf(dialect: Dialect, body: Buffer, members: readonly BodyM
 /** What comes first in a rendered prompt stands first. */
 const CONVERSATION = ['instructions', 'system', 'tools', 'prompt', 'messages', 'input'] as const
 
-/** The conversation as it stands in the body, for guesses; undefined for what is no prompt that another could share. */
-export function promptBytesOf(dialect: Dialect, body: Buffer, members: readonly BodyMember[]): Buffer | undefined {
+/**
+ * The conversation as it stands in the body, in parts, for guesses; undefined for what is no prompt that another could share.
+ */
+export function promptBytesOf(
+  dialect: Dialect,
+  body: Buffer,
+  members: readonly BodyMember[],
+): readonly Buffer[] | undefined {
   if (dialect === 'count-tokens' || dialect === 'embeddings') return undefined
   const found = CONVERSATION.flatMap((name) => findMember(members, name) ?? [])
-  return Buffer.concat(found.map(({ valueStart, valueEnd }) => body.subarray(valueStart, valueEnd)))
+  return found.map(({ valueStart, valueEnd }) => body.subarray(valueStart, valueEnd))
 }
 
 /**

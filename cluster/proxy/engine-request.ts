@@ -27,7 +27,7 @@ export type EngineRequest = {
   /** Made when it is asked for: not every request needs it. */
   readonly prompt: () => Prompt
   /** The conversation as it stands in the body; undefined for what is no prompt that another could share. */
-  readonly promptBytes: () => Buffer | undefined
+  readonly promptBytes: () => readonly Buffer[] | undefined
   /** Whether the engine looks into its prefix cache for it. */
   readonly readsPrefixCache: boolean
   /** What scopes the prompt's blocks in the engine's cache: the edge's word for the tenant. */

@@ -36,7 +36,7 @@ async function gather({
       model,
       cacheSalt: 'salt',
       prompt: () => ({ kind: 'unknown', because: 'unused' }),
-      promptBytes: () => Buffer.from('hello there'),
+      promptBytes: () => [Buffer.from('hello there')],
       promptTokensEstimate: 40,
     },
     views,
@@ -78,8 +78,8 @@ describe('what a decision knows of a prompt', () => {
   it('is filled up with guesses, by its tokens where they are known and else by its bytes', async () => {
     const guess = { endpoint: A, rank: 0, matchedTokens: 64, gpuTokens: 0, complete: false }
     const guesses: GatherDeps['guesses'] = {
-      fill: ({ ofBytes }, known) =>
-        new Map([...known, [A, { ...guess, ranks: [guess], approximate: ofBytes as true }]]),
+      fill: ({ query }, known) =>
+        new Map([...known, [A, { ...guess, ranks: [guess], approximate: (query === undefined) as true }]]),
     }
     // Of the second one nothing is known.
     const views = [view('a:1'), view('b:1')]

@@ -6,7 +6,7 @@ import type { EndpointId } from '../../../cluster/endpoints/endpoint.ts'
 import { createGuesses } from '../../../cluster/epp/guesses.ts'
 import { createApproximateIndex } from '../../../cluster/kv/approximate-index.ts'
 import { createInFlightPrefixes, followingPays } from '../../../cluster/kv/in-flight-prefixes.ts'
-import type { EndpointPrefix } from '../../../cluster/kv/prefix-match.ts'
+import type { EndpointPrefix, PromptQuery } from '../../../cluster/kv/prefix-match.ts'
 import {
   chainOfBytes,
   chainOfTokens,
@@ -50,7 +50,7 @@ function rig({ cacheTokens = 100_000, ttlSeconds = 3_600 } = {}) {
 describe('a pod that tells nothing', () => {
   it('is guessed to hold what was computed there, of tokens as of bytes, and nobody else is', () => {
     const { guesses, endpoints } = rig()
-    for (const chain of [prompt(1, 4, 2), chainOfBytes(Buffer.from('some words '.repeat(400)), NAMES)]) {
+    for (const chain of [prompt(1, 4, 2), chainOfBytes([Buffer.from('some words '.repeat(400))], NAMES)]) {
       const placed = guesses.follow(chain, guesses.fill(chain, new Map(), endpoints))
       placed.sent(A)
       placed.firstByte()
@@ -75,7 +75,7 @@ describe('a pod that tells nothing', () => {
     told.firstByte()
     expect(tokensAt(prompt(1, 4, 2))).toEqual([0, 0])
     approximate.computed(A, prompt(1, 4, 2))
-    const { tokenIds } = prompt(1, 4, 2).query
+    const { tokenIds } = prompt(1, 4, 2).query as PromptQuery
     for (const other of [{ cacheSalt: 's' }, { lora: 'l' }, { model: 'n' }]) {
       expect(tokensAt(chainOfTokens({ ...NAMES, ...other, tokenIds }))).toEqual([0, 0])
     }
@@ -92,6 +92,16 @@ describe('a pod that tells nothing', () => {
     expect(approximate.stats()).toMatchObject({ endpoints: 1, pieces: 12 })
   })
 
+  it('loses the end of what goes first, as a cache does', () => {
+    const { approximate, tokensAt } = rig({ cacheTokens: 10 * PIECE_TOKENS })
+    approximate.computed(A, prompt(1, 2, 4))
+    approximate.computed(A, prompt(2, 2, 6))
+    expect([1, 2].map((start) => tokensAt(prompt(start, 2, start === 1 ? 4 : 6))[0])).toEqual([
+      4 * PIECE_TOKENS,
+      8 * PIECE_TOKENS,
+    ])
+  })
+
   it('forgets what is older than the time that was set, and all when it is gone', () => {
     const { approximate, tokensAt, pass } = rig({ ttlSeconds: 60 })
     approximate.computed(A, prompt(1, 0, 6))
@@ -101,6 +111,13 @@ describe('a pod that tells nothing', () => {
     approximate.computed(A, prompt(1, 0, 6))
     approximate.forget(A)
     expect([tokensAt(prompt(1, 0, 6))[0], approximate.stats().pieces]).toEqual([0, 0])
+  })
+
+  it('lists what is used again and again no longer than it has room', () => {
+    const { approximate, tokensAt } = rig({ cacheTokens: 12 * PIECE_TOKENS })
+    for (let each = 0; each < 1_000; each++) approximate.computed(A, prompt(1, 0, 6))
+    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(6 * PIECE_TOKENS)
+    expect(approximate.stats().bytes).toBeLessThan(2_000)
   })
 
   it('whatever was computed and in which order, a guess is a beginning that was computed there and fits its cache', () => {
@@ -123,6 +140,10 @@ describe('a pod that tells nothing', () => {
               ...there.map((each) => sharedPieces(chain.hashes, prompt(each.start, each.shared, each.own).hashes)),
             )
             expect(tokens).toBeLessThanOrEqual(Math.min(10, most) * PIECE_TOKENS)
+            const last = there.at(-1)
+            if (last?.start === start && last.shared === shared && last.own === own) {
+              expect(tokens).toBe((shared + own) * PIECE_TOKENS)
+            }
           })
         }
         expect(approximate.stats().pieces).toBeLessThanOrEqual(20)
@@ -219,5 +240,17 @@ describe('a prompt that is under way', () => {
     expect(inFlight.match(prompt(4_999, 0, 5)).get(A)).toBe(5 * PIECE_TOKENS)
     pass(120_001)
     expect(inFlight.match(prompt(4_999, 0, 5)).size).toBe(0)
+  })
+
+  it('holds no more token ids than it has room for, those of longer prompts that it is a view of among them', () => {
+    const { inFlight } = rig()
+    const longest = new Uint32Array(4 * 1024 * 1024)
+    for (let each = 1; each <= 10; each++) {
+      const tokenIds = longest.slice()
+      tokenIds.fill(each, PIECE_TOKENS * 5)
+      inFlight.sent(A, chainOfTokens({ ...NAMES, tokenIds: tokenIds.subarray(0, 1_000 + each) }))
+    }
+    // 64 MB, and each holds 16.
+    expect(inFlight.size()).toBe(3)
   })
 })
