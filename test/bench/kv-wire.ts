@@ -9,7 +9,7 @@ import type { KvBatch } from '../../cluster/kv/kv-event.ts'
 import { createKvIndex, type KvIndex } from '../../cluster/kv/kv-index.ts'
 import { subscribe } from '../../cluster/kv/subscription.ts'
 import { BLOCK_TOKENS, CHAIN_BLOCKS, cpuMs, hashesOf, MODEL, promptOf, quantile, SOURCES } from './kv-prompts.ts'
-import { SENT_AT, type Steps } from './kv-steps.ts'
+import { chainOf, nowSeconds, SENT_AT, type Steps } from './kv-steps.ts'
 import { EventWriter } from './kv-writer.ts'
 
 export type WireRow = { readonly what: string; readonly ours: string }
@@ -20,9 +20,11 @@ const ROUNDS = 7
 /** One step's worth, all in one batch. */
 const STEP_BLOCKS = 128
 const VISIBLE_FRAMES = 2_000
-/** Those before compile what they run. */
+/** Those before compile what they run, and fill the publisher's cache. */
 const VISIBLE_FROM = 300
+const VISIBLE_HELD = 200
 const VISIBLE_SPACING_MS = 2
+const POD = 'pod:8000' as EndpointId
 
 /** Payloads, and the blocks in them. */
 type Wire = { readonly payloads: readonly (readonly Buffer[])[]; readonly blocks: number }
@@ -84,13 +86,14 @@ function openSources(index: KvIndex) {
   )
 }
 
+/** Applies what an index is to hold besides, in chains from number CHAINS on. */
+export type Prefill = (apply: (chain: number, batch: KvBatch) => void) => void
+
 /**
  * Each way of writing the same blocks, in turns: stored, and removed again. Over all rounds together: the clock of CPU time
  * counts in steps of 4 ms.
- *
- * @param prefill applies what the index is to hold besides, in chains from number CHAINS on.
  */
-export function fromWire(prefill: (apply: (chain: number, batch: KvBatch) => void) => void): WireRow[] {
+export function fromWire(prefill: Prefill): WireRow[] {
   const sizes = [128, 8, 1]
   const stored = new Map(sizes.map((size) => [size, storedOnWire(size)]))
   const removed = new Map(sizes.map((size) => [size, removedOnWire(size)]))
@@ -129,13 +132,16 @@ export function fromWire(prefill: (apply: (chain: number, batch: KvBatch) => voi
  * From before a frame is handed to a PUB of another process until a score in this one has it, over loopback. Sockets and
  * their threads take most of it: what they take without us stands beside.
  */
-export async function visible(): Promise<WireRow[]> {
+export async function visible(prefill: Prefill): Promise<WireRow[]> {
   const row = (what: string, ms: number[]): WireRow => ({
     what,
     ours: `${quantile(ms, 0.5).toFixed(2)} ms (p99 ${quantile(ms, 0.99).toFixed(2)})`,
   })
   return [
-    row(`a step of ${STEP_BLOCKS} blocks, from before its PUB sends it until a score has it`, await published(scored)),
+    row(
+      `a step stores and evicts ${STEP_BLOCKS} blocks: from before its PUB sends it until a score has it`,
+      await published((...all) => scored(prefill, ...all)),
+    ),
     row('… until a bare SUB has read its bytes', await published(received)),
   ]
 }
@@ -150,7 +156,12 @@ type Listen = (
 
 /** Milliseconds from handed over to heard of, of each frame. */
 async function published(listen: Listen): Promise<number[]> {
-  const steps: Steps = { frames: VISIBLE_FRAMES, blocks: STEP_BLOCKS, spacingMs: VISIBLE_SPACING_MS }
+  const steps: Steps = {
+    frames: VISIBLE_FRAMES,
+    blocks: STEP_BLOCKS,
+    spacingMs: VISIBLE_SPACING_MS,
+    heldFrames: VISIBLE_HELD,
+  }
   const publisher = fork(new URL('kv-publisher.ts', import.meta.url), [JSON.stringify(steps)])
   const [address] = (await once(publisher, 'message')) as [string]
   const ms: number[] = []
@@ -160,7 +171,7 @@ async function published(listen: Listen): Promise<number[]> {
   })
   const go = () => void publisher.send('go')
   const listener = await listen(address, go, (seq, sentAtSeconds) => {
-    ms.push(performance.timeOrigin + performance.now() - sentAtSeconds * 1000)
+    ms.push((nowSeconds() - sentAtSeconds) * 1000)
     if (seq === VISIBLE_FRAMES - 1) finish()
   })
   await finished
@@ -170,18 +181,21 @@ async function published(listen: Listen): Promise<number[]> {
   return ms.slice(VISIBLE_FROM)
 }
 
-const scored: Listen = async (address, go, onFrame) => {
+async function scored(prefill: Prefill, ...[address, go, onFrame]: Parameters<Listen>): Promise<Listener> {
   const index = createKvIndex()
-  const source = index.open({ endpoint: 'pod:8000' as EndpointId, rank: 0, model: MODEL })
-  const prompts = Array.from({ length: VISIBLE_FRAMES }, (_, chain) => promptOf(chain, STEP_BLOCKS))
+  const others = openSources(index)
+  prefill((chain, batch) => others[chain % SOURCES]?.apply(batch))
+  const source = index.open({ endpoint: POD, rank: 0, model: MODEL })
+  const prompts = Array.from({ length: VISIBLE_FRAMES }, (_, frame) => promptOf(chainOf(frame), STEP_BLOCKS))
   return subscribe({
     events: address,
     replay: undefined,
     onBatch(batch, seq) {
       source.apply(batch)
       const tokenIds = prompts[seq] as Uint32Array
-      const [match] = index.match({ tokenIds, model: MODEL, lora: undefined, cacheSalt: undefined })
-      if (match?.matchedTokens !== STEP_BLOCKS * BLOCK_TOKENS) throw new Error(`frame ${seq} is in no score`)
+      const matches = index.match({ tokenIds, model: MODEL, lora: undefined, cacheSalt: undefined })
+      if (matches.find(({ endpoint }) => endpoint === POD)?.matchedTokens !== STEP_BLOCKS * BLOCK_TOKENS)
+        throw new Error(`frame ${seq} is in no score`)
       onFrame(seq, batch.atSeconds)
     },
     onClear() {},

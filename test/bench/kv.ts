@@ -9,7 +9,7 @@ import { decodeEvents } from '../../cluster/kv/decode-events.ts'
 import type { BlocksRemoved, BlocksStored, KvBatch, KvEvent } from '../../cluster/kv/kv-event.ts'
 import { createKvIndex, type KvSource } from '../../cluster/kv/kv-index.ts'
 import { BLOCK_TOKENS, CHAIN_BLOCKS, cpuMs, hashesOf, MODEL, mixed, promptOf, quantile, SOURCES } from './kv-prompts.ts'
-import { CHAINS, fromWire, visible } from './kv-wire.ts'
+import { CHAINS, fromWire, type Prefill, visible } from './kv-wire.ts'
 
 setFlagsFromString('--expose-gc')
 const collectGarbage: () => void = runInNewContext('gc')
@@ -336,13 +336,13 @@ function clearing(): Row[] {
 }
 
 const millions = Number(process.argv[2] ?? 1)
-const prefill: Parameters<typeof fromWire>[0] = (apply) => {
+const prefill: Prefill = (apply) => {
   for (let chain = CHAINS; chain < CHAINS + (millions * 1e6) / CHAIN_BLOCKS; chain++) {
     for (const event of eventsOf(chain, CHAIN_BLOCKS, STEP_BLOCKS)) apply(chain, batchOf([event]))
   }
 }
 const rows: Row[] = []
-rows.push(hashing(), ...filled(millions), fromTheWire(), ...fromWire(prefill), ...(await visible()))
+rows.push(hashing(), ...filled(millions), fromTheWire(), ...fromWire(prefill), ...(await visible(prefill)))
 for (const blocks of [CHAIN_BLOCKS, 8000]) {
   for (const sources of [3, 30, 256, 1000]) rows.push(manySources(blocks, sources))
 }

@@ -81,6 +81,24 @@ describe('a pod that tells nothing', () => {
     }
   })
 
+  it('is not guessed to hold the tokens whose numbers were the bytes of another prompt', () => {
+    const { approximate, tokensAt } = rig()
+    const { tokenIds } = prompt(1, 0, 6).query as PromptQuery
+    approximate.computed(A, chainOfBytes([Buffer.from(tokenIds.buffer)], NAMES))
+    expect(tokensAt(chainOfBytes([Buffer.from(tokenIds.buffer)], NAMES))[0]).toBe(6 * PIECE_TOKENS)
+    expect(tokensAt(prompt(1, 0, 6))[0]).toBe(0)
+  })
+
+  it('is guessed to compute the last token anew, and so the piece that it ends', () => {
+    const { approximate, tokensAt } = rig()
+    approximate.computed(A, prompt(1, 0, 6))
+    const { tokenIds } = prompt(1, 0, 6).query as PromptQuery
+    const upTo = (length: number) => tokensAt(chainOfTokens({ ...NAMES, tokenIds: tokenIds.subarray(0, length) }))[0]
+    expect([6 * PIECE_TOKENS + 1, 6 * PIECE_TOKENS, 5 * PIECE_TOKENS + 1].map(upTo)).toEqual(
+      [6, 5, 5].map((pieces) => pieces * PIECE_TOKENS),
+    )
+  })
+
   it('keeps as much as its cache has room for, the oldest goes first, and what is used stays', () => {
     const { approximate, tokensAt } = rig({ cacheTokens: 12 * PIECE_TOKENS })
     approximate.computed(A, prompt(1, 0, 6))
@@ -243,7 +261,7 @@ describe('a prompt that is under way', () => {
   })
 
   it('holds no more token ids than it has room for, those of longer prompts that it is a view of among them', () => {
-    const { inFlight } = rig()
+    const { inFlight, pass } = rig()
     const longest = new Uint32Array(4 * 1024 * 1024)
     for (let each = 1; each <= 10; each++) {
       const tokenIds = longest.slice()
@@ -251,6 +269,10 @@ describe('a prompt that is under way', () => {
       inFlight.sent(A, chainOfTokens({ ...NAMES, tokenIds: tokenIds.subarray(0, 1_000 + each) }))
     }
     // 64 MB, and each holds 16.
+    expect(inFlight.size()).toBe(3)
+    pass(120_001)
+    expect(inFlight.match(chainOfTokens({ ...NAMES, tokenIds: longest })).size).toBe(0)
+    for (let each = 1; each <= 3; each++) inFlight.sent(A, prompt(each, 0, 5))
     expect(inFlight.size()).toBe(3)
   })
 })
